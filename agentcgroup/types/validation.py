@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base of every model that outside data is parsed into, and its one error.
+
+Unknown fields are refused by name; the first problem becomes an InvalidValueError
+with field, value and remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import InvalidValueError
+
+__all__ = ["WireModel", "parse"]
+
+
+class WireModel(BaseModel):
+    """Frozen, strict about names: what a client, a file or an agent sent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(
+    model: type[M],
+    data: object,
+    prefix: str = "",
+    error: type[InvalidValueError] = InvalidValueError,
+) -> M:
+    """`data` as `model`; raises `error` that names the field below `prefix`."""
+    if not isinstance(data, Mapping):
+        raise error(prefix or "params", data, "send an object with named fields")
+    try:
+        return model.model_validate(data)
+    except ValidationError as failure:
+        first: Any = failure.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in ([prefix] if prefix else []) + list(first["loc"]))
+        raise error(
+            field or prefix or "params", first.get("input"), _remedy(model, first)
+        ) from None
+
+
+def _remedy(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return "remove it; known here: " + ", ".join(sorted(_names(model, problem["loc"][:-1])))
+    cause = (problem.get("ctx") or {}).get("error")
+    if isinstance(cause, InvalidValueError):
+        return cause.remedy
+    if kind == "missing":
+        return "this field is required"
+    return str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+
+
+def _names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        info = model.model_fields.get(part) if isinstance(part, str) else None
+        inner = info.annotation if info else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        model = inner
+    return list(model.model_fields)
