@@ -11,8 +11,17 @@ import re
 
 from .errors import InvalidValueError
 
-__all__ = ["KIB", "MIB", "GIB", "NS_PER_MS", "NS_PER_S", "format_bytes", "parse_size_bytes",
-           "parse_cores", "parse_duration_s"]  # fmt: skip
+__all__ = [
+    "GIB",
+    "KIB",
+    "MIB",
+    "NS_PER_MS",
+    "NS_PER_S",
+    "format_bytes",
+    "parse_cores",
+    "parse_duration_s",
+    "parse_size_bytes",
+]  # fmt: skip
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -39,10 +39,14 @@ def parse(
         return model.model_validate(data)
     except ValidationError as failure:
         first: Any = failure.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in ([prefix] if prefix else []) + list(first["loc"]))
-        raise error(
-            field or prefix or "params", first.get("input"), _remedy(model, first)
-        ) from None
+        loc = ([prefix] if prefix else []) + [str(part) for part in first["loc"]]
+        value = first.get("input")
+        cause = (first.get("ctx") or {}).get("error")
+        if isinstance(cause, InvalidValueError) and first["type"] == "value_error":
+            if cause.field in model.model_fields and cause.field not in loc:
+                loc.append(cause.field)
+            value = cause.value
+        raise error(".".join(loc) or "params", value, _remedy(model, first)) from None
 
 
 def _remedy(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
@@ -54,7 +58,7 @@ def _remedy(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return cause.remedy
     if kind == "missing":
         return "this field is required"
-    return str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
+    return str(problem["msg"]).replace("Input should be", "must be")
 
 
 def _names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
