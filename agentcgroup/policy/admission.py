@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may begin: refuse what can never run, queue what can't run now, by priority then age."""
+
+from __future__ import annotations
+
+from ..types.actions import Action, Because, Code, Place, Refuse, Wait
+from ..types.inputs import CallBegin
+from ..types.sessions import Mode
+from ..units import NS_PER_S, format_bytes
+from .accounting import free_for
+from .limits import cap_bytes, first_grant_bytes, limits_for, tools_budget_bytes
+from .state import CallPhase, CallState, PolicyState, SessionState
+
+__all__ = ["begin", "end_overdue_queue", "queue_in_order", "serve_queue"]
+
+
+def begin(state: PolicyState, what: CallBegin, out: list[Action]) -> None:
+    session = state.sessions[what.session]
+    call = CallState(what.call, what.session, what.intent, begun_ns=what.t_ns)
+    tools = tools_budget_bytes(session, state.budget_bytes)
+    call.cap_bytes = cap_bytes(what.intent, tools)
+    needs = max(what.intent.memory or 0, state.config.min_grant_bytes)
+    if session.mode is Mode.ENFORCE and needs > tools:
+        out.append(_over_budget(call, needs, tools))
+        return
+    state.calls[call.name] = call
+    session.calls[call.name] = call
+    ahead = [c for c in queue_in_order(state) if c is not call and _blocks(state, c, call)]
+    if ahead:
+        text = f"{len(ahead)} tool calls were waiting before it"
+        out.append(Wait(call.session, call.name, Because(Code.BEHIND_OTHERS, text)))
+    elif not _admit(state, call, what.t_ns, out):
+        free = max(0, free_for(state, session))
+        text = f"{format_bytes(free)} were free and it expects {format_bytes(needs)}"
+        figures = {"free_bytes": free, "needs_bytes": needs}
+        out.append(Wait(call.session, call.name, Because(Code.NO_MEMORY_FREE, text, figures)))
+
+
+def serve_queue(state: PolicyState, now_ns: int, out: list[Action]) -> None:
+    """Admit from the front; who can't be admitted holds back only those it competes with."""
+    held_back: list[CallState] = []
+    for call in queue_in_order(state):
+        if any(_blocks(state, first, call) for first in held_back):
+            continue
+        if not _admit(state, call, now_ns, out):
+            held_back.append(call)
+
+
+def end_overdue_queue(state: PolicyState, now_ns: int, out: list[Action]) -> None:
+    for call in queue_in_order(state):
+        wait_s = call.intent.max_wait_s or state.config.default_max_wait_s
+        if now_ns - call.begun_ns >= wait_s * NS_PER_S:
+            _forget(state, call)
+            because = Because(
+                Code.WAITED_TOO_LONG,
+                f"no memory became free within {wait_s:g} s",
+                {"waited_ms": (now_ns - call.begun_ns) // 1_000_000},
+            )
+            remedy = "declare less memory, or a longer max_wait_s, or end other tool calls first"
+            out.append(Refuse(call.session, call.name, "wait_timeout", remedy, because))
+
+
+def queue_in_order(state: PolicyState) -> list[CallState]:
+    queued = [c for c in state.calls.values() if c.phase is CallPhase.QUEUED]
+    return sorted(
+        queued, key=lambda c: (state.sessions[c.session].priority.rank, c.begun_ns, c.name)
+    )
+
+
+def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> bool:
+    session = state.sessions[call.session]
+    tools = tools_budget_bytes(session, state.budget_bytes)
+    call.cap_bytes = cap_bytes(call.intent, tools)
+    want = first_grant_bytes(call.intent, call.cap_bytes, state.config)
+    grant = want
+    if session.mode is Mode.ENFORCE:
+        declared = call.intent.memory is not None
+        least = want if declared else min(want, state.config.min_grant_bytes)
+        free = free_for(state, session)
+        if free < least:
+            return False
+        grant = min(want, free)
+    call.phase = CallPhase.RUNNING
+    call.started_ns = now_ns
+    call.grant_bytes = grant
+    call.limits = limits_for(call.intent, session, grant, call.cap_bytes, state.config)
+    figures = {"grant_bytes": grant, "cap_bytes": call.cap_bytes}
+    because = Because(Code.ADMITTED, "memory was free for it", figures)
+    out.append(Place(call.session, call.name, call.limits, because))
+    return True
+
+
+def _blocks(state: PolicyState, first: CallState, later: CallState) -> bool:
+    """Queued calls compete when one budget holds both; a higher priority is never held back."""
+    first_rank = state.sessions[first.session].priority.rank
+    if first_rank > state.sessions[later.session].priority.rank:
+        return False
+    if first.session == later.session:
+        return True
+    return not _session_bound(state, first)
+
+
+def _session_bound(state: PolicyState, call: CallState) -> bool:
+    """The call waits for its own session's budget only, so other sessions may pass."""
+    session: SessionState = state.sessions[call.session]
+    held = sum(c.held_bytes for c in session.calls.values())
+    tools = tools_budget_bytes(session, state.budget_bytes)
+    return first_grant_bytes(call.intent, call.cap_bytes, state.config) > tools - held
+
+
+def _over_budget(call: CallState, needs: int, tools: int) -> Refuse:
+    text = (
+        f"it expects {format_bytes(needs)}, and the session's tool calls together"
+        f" may have {format_bytes(tools)}"
+    )
+    remedy = f"declare at most {format_bytes(tools)}, split the work, or ask for a larger budget"
+    figures = {"needs_bytes": needs, "tools_bytes": tools}
+    return Refuse(
+        call.session, call.name, "over_budget", remedy, Because(Code.OVER_BUDGET, text, figures)
+    )
+
+
+def _forget(state: PolicyState, call: CallState) -> None:
+    state.calls.pop(call.name, None)
+    session = state.sessions.get(call.session)
+    if session is not None:
+        session.calls.pop(call.name, None)

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grants of running calls: raise while memory is free, take back what is unused, and
+settle who waits when it is not.
+
+Order of mildness: take unused grants -> bounded throttle at the line -> freeze ->
+kill one tool call. A throttle never lasts: memory.high alone can hold a task for
+minutes (known livelock), so it becomes a freeze, and every freeze ends.
+"""
+
+from __future__ import annotations
+
+from ..types.actions import Action, Because, Code, Freeze, Kill, SetGrant, Thaw
+from ..types.intents import OnExceed
+from ..types.outcomes import Reason
+from ..types.sessions import Mode
+from ..units import NS_PER_S
+from .accounting import (
+    fair_share_bytes,
+    free_for,
+    host_free_bytes,
+    may_exceed_share,
+    session_free_bytes,
+    unused_bytes,
+)
+from .state import CallPhase, CallState, PolicyState, SessionState
+
+__all__ = [
+    "block",
+    "break_deadlock",
+    "end_overdue_waits",
+    "freeze_overdue",
+    "kill_call",
+    "raise_if_near",
+    "serve_blocked",
+    "shrink_unused",
+]
+
+
+def step_bytes(state: PolicyState, call: CallState) -> int:
+    return max(state.config.step_bytes, call.grant_bytes // 4)
+
+
+def raise_if_near(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:
+    """Grant more when less than half a step is left below the line."""
+    if not call.runs or call.grant_bytes >= call.cap_bytes:
+        return
+    if call.grant_bytes - call.current_bytes > state.config.step_bytes // 2:
+        return
+    if not _grant_more(state, call, Code.GROWING, out):
+        block(state, call, now_ns, out)
+
+
+def block(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:
+    """The call is at its line and nothing is free for it."""
+    if call.blocked_since_ns is not None:
+        return
+    call.blocked_since_ns = now_ns
+    if call.intent.on_exceed is OnExceed.WAIT:
+        _freeze(state, call, now_ns, Code.NO_MEMORY_FREE, out)
+
+
+def serve_blocked(state: PolicyState, out: list[Action]) -> None:
+    """Hand what became free to those who wait: priority, then who is ahead, then age."""
+    for call in blocked_in_order(state):
+        if call.grant_bytes >= call.cap_bytes or _grant_more(state, call, Code.GRANTED_AGAIN, out):
+            _unblock(call, out)
+
+
+def blocked_in_order(state: PolicyState) -> list[CallState]:
+    waiting = [c for c in state.calls.values() if c.runs and c.blocked_since_ns is not None]
+    return sorted(waiting, key=lambda c: (_rank(state, c), -c.held_bytes, c.begun_ns, c.name))
+
+
+def freeze_overdue(state: PolicyState, now_ns: int, out: list[Action]) -> None:
+    """A throttle that lasted too long becomes a freeze."""
+    for call in state.calls.values():
+        since = call.blocked_since_ns
+        if call.phase is not CallPhase.RUNNING or since is None:
+            continue
+        if now_ns - since >= state.config.throttle_max_ns:
+            _freeze(state, call, now_ns, Code.THROTTLED_TOO_LONG, out)
+
+
+def end_overdue_waits(state: PolicyState, now_ns: int, out: list[Action]) -> None:
+    for call in list(state.calls.values()):
+        since = call.blocked_since_ns
+        if not call.runs or since is None:
+            continue
+        wait_s = call.intent.max_wait_s or state.config.default_max_wait_s
+        if now_ns - since >= wait_s * NS_PER_S:
+            text = f"no memory became free for it within {wait_s:g} s"
+            kill_call(call, Reason.KILLED_BY_POLICY, Because(Code.WAITED_TOO_LONG, text), out)
+
+
+def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
+    """All calls wait and none can finish: kill one, the lowest and least costly."""
+    waiting = blocked_in_order(state)
+    if not waiting or any(c.runs and c.blocked_since_ns is None for c in state.calls.values()):
+        state.stuck_since_ns = None
+        return
+    if any(c.phase in (CallPhase.KILLED, CallPhase.TERMINATING) for c in state.calls.values()):
+        return
+    if state.stuck_since_ns is None:
+        state.stuck_since_ns = now_ns
+    elif now_ns - state.stuck_since_ns >= state.config.deadlock_after_ns:
+        state.stuck_since_ns = None
+        victim = max(waiting, key=lambda c: (_rank(state, c), -_age_s(c, now_ns), c.held_bytes))
+        because = Because(
+            Code.DEADLOCK,
+            f"all {len(waiting)} running tool calls waited for memory that only one of them"
+            " could free; this one had the lowest priority and the least work to lose",
+            {"waiting": len(waiting), "freed_bytes": victim.held_bytes},
+        )
+        kill_call(victim, Reason.KILLED_BY_POLICY, because, out)
+
+
+def shrink_unused(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:
+    """Take back a grant that has been unused for a while; two steps stay as slack."""
+    declared = min(call.intent.memory or 0, call.cap_bytes)
+    floor = max(declared, state.config.default_grant_bytes, call.current_bytes)
+    target = min(call.cap_bytes, floor + 2 * step_bytes(state, call))
+    if not call.runs or call.grant_bytes <= target:
+        call.unused_since_ns = None
+    elif call.unused_since_ns is None:
+        call.unused_since_ns = now_ns
+    elif now_ns - call.unused_since_ns >= state.config.shrink_after_ns:
+        call.unused_since_ns = None
+        _set_grant(call, target, Because(Code.UNUSED, "part of the grant was unused"), out)
+
+
+def kill_call(call: CallState, reason: Reason, because: Because, out: list[Action]) -> None:
+    """Thaw first: a frozen leaf dies slower."""
+    if call.phase is CallPhase.FROZEN:
+        out.append(Thaw(call.session, call.name, because))
+    call.phase = CallPhase.KILLED
+    call.blocked_since_ns = None
+    call.frozen_since_ns = None
+    out.append(Kill(call.session, call.name, reason.value, because))
+
+
+def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Action]) -> bool:
+    session = state.sessions[call.session]
+    if session.mode is Mode.OFF:
+        return True
+    least = max(call.current_bytes, call.grant_bytes) + state.config.step_bytes // 2
+    want = min(call.cap_bytes, max(call.current_bytes, call.grant_bytes) + step_bytes(state, call))
+    least = min(least, want)
+    extra = want - call.held_bytes
+    free = _free_within_rules(state, session, extra)
+    if free < extra:
+        _take_unused(state, call, extra - free, out)
+        free = _free_within_rules(state, session, extra)
+    grant = min(want, call.held_bytes + max(0, free))
+    if grant < least:
+        return False
+    figures = {"grant_bytes": grant, "current_bytes": call.current_bytes}
+    _set_grant(call, grant, Because(code, "memory was free", figures), out)
+    return True
+
+
+def _free_within_rules(state: PolicyState, session: SessionState, extra: int) -> int:
+    free = free_for(state, session)
+    share_left = fair_share_bytes(state, session) - session.held_bytes
+    if extra > share_left and not may_exceed_share(state, session):
+        free = min(free, share_left)
+    return free
+
+
+def _take_unused(state: PolicyState, taker: CallState, need_bytes: int, out: list[Action]) -> None:
+    """Unused parts of other grants: lowest priority first, and never from a higher one."""
+    rank = _rank(state, taker)
+    session = state.sessions[taker.session]
+    tight_session = session_free_bytes(state, session) <= host_free_bytes(state)
+    slack = state.config.step_bytes
+    others = [
+        c
+        for c in state.calls.values()
+        if c is not taker
+        and _rank(state, c) >= rank
+        and (not tight_session or c.session == taker.session)
+    ]
+    for call in sorted(others, key=lambda c: (-_rank(state, c), -unused_bytes(c, slack), c.name)):
+        take = min(need_bytes, unused_bytes(call, slack))
+        if take <= 0:
+            continue
+        text = f"its unused part went to {taker.name}"
+        _set_grant(call, call.grant_bytes - take, Because(Code.YIELD_TO_HIGHER, text), out)
+        need_bytes -= take
+        if need_bytes <= 0:
+            return
+
+
+def _set_grant(call: CallState, grant: int, because: Because, out: list[Action]) -> None:
+    call.grant_bytes = grant
+    out.append(SetGrant(call.session, call.name, grant, because))
+
+
+def _freeze(
+    state: PolicyState, call: CallState, now_ns: int, code: Code, out: list[Action]
+) -> None:
+    call.phase = CallPhase.FROZEN
+    call.frozen_since_ns = now_ns
+    figures = {
+        "grant_bytes": call.grant_bytes,
+        "current_bytes": call.current_bytes,
+        "host_free_bytes": host_free_bytes(state),
+    }
+    because = Because(code, "it waits for memory that others hold", figures)
+    out.append(Freeze(call.session, call.name, because))
+
+
+def _unblock(call: CallState, out: list[Action]) -> None:
+    call.blocked_since_ns = None
+    call.frozen_since_ns = None
+    if call.phase is CallPhase.FROZEN:
+        call.phase = CallPhase.RUNNING
+        because = Because(
+            Code.GRANTED_AGAIN, "memory became free", {"grant_bytes": call.grant_bytes}
+        )
+        out.append(Thaw(call.session, call.name, because))
+
+
+def _rank(state: PolicyState, call: CallState) -> int:
+    return state.sessions[call.session].priority.rank
+
+
+def _age_s(call: CallState, now_ns: int) -> float:
+    return (now_ns - call.started_ns) / NS_PER_S
