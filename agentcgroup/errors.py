@@ -12,6 +12,7 @@ AgentCgroupError
  +- NotPermittedError        (PermissionError)  the caller may not do this
  +- DaemonUnavailableError   (ConnectionError)  nobody answers on the socket
  +- RemoteError                                 the daemon refused a request
+     +- RefusedError                            a tool call that may not start now
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = [
     "InvalidValueError",
     "NotPermittedError",
     "NotSupportedError",
+    "RefusedError",
     "RemoteError",
 ]
 
@@ -113,6 +115,13 @@ class RemoteError(AgentCgroupError):
         self.value = value
         self.remedy = remedy
         super().__init__(message)
+
+
+class RefusedError(RemoteError):
+    """A tool call that may not start now; `outcome` (if any) says what to try next."""
+
+    exit_code = EXIT_REFUSED
+    outcome: Any = None
 
 
 def printable(text: object, limit: int = 64) -> str:
