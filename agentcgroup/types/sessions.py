@@ -54,7 +54,10 @@ class Containment(StrEnum):
 
 
 class SessionSpec(WireModel):
-    """What an operator asks for. Missing: the configuration's default."""
+    """What an operator asks for. Missing: the configuration's default.
+
+    An ephemeral session ends with the agent that it was created with.
+    """
 
     name: SessionName | None = None
     kind: SessionKind = SessionKind.INSIDE
@@ -64,6 +67,7 @@ class SessionSpec(WireModel):
     cpu: Cores | None = None
     pids_max: Annotated[int, Field(ge=16, le=4194304)] | None = None
     mode: Mode | None = None
+    ephemeral: bool = False
     labels: dict[str, Annotated[str, Field(max_length=256)]] = {}
 
     def describe(self) -> dict[str, Any]:

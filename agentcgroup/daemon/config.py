@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration file, TOML at /etc/agentcgroup/config.toml. Unknown keys are refused.
+
+Every key has a default, so an absent file is a complete configuration.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from ..errors import ConfigError
+from ..protocol.sockets import DEFAULT_AGENT_SOCKET
+from ..types.intents import Duration, Size
+from ..types.sessions import Mode
+from ..types.validation import WireModel, parse
+
+__all__ = ["DEFAULT_CONFIG_PATH", "Config", "load_config"]
+
+DEFAULT_CONFIG_PATH = "/etc/agentcgroup/config.toml"
+
+
+class DaemonConfig(WireModel):
+    """`root` empty = the delegated scope under systemd, else /sys/fs/cgroup/agentcgroup."""
+
+    root: str = ""
+    socket: str = DEFAULT_AGENT_SOCKET
+    state_dir: str = "/var/lib/agentcgroup"
+    run_dir: str = "/run/agentcgroup"
+    group: str = "agentcgroup"
+    mode: Mode = Mode.ENFORCE
+    memory_layers: str = "auto"
+    cpu_layer: Annotated[str, Field(pattern="^(auto|files|sched_ext)$")] = "auto"
+    guardian: bool = True
+    guardian_timeout_s: Duration = 2.0
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    decision_log: str = ""
+
+
+class HostConfig(WireModel):
+    """`memory_reserve` missing = max(5 % of the host, 512M)."""
+
+    memory_reserve: Size | None = None
+
+
+class SessionDefaults(WireModel):
+    memory_reserve: Size = 64 << 20
+    pids_max: Annotated[int, Field(ge=16, le=4194304)] = 4096
+    pids_reserve: Annotated[int, Field(ge=4, le=65536)] = 64
+    max_calls: Annotated[int, Field(ge=1, le=100000)] = 1000
+    max_queued: Annotated[int, Field(ge=1, le=100000)] = 200
+
+
+class CallDefaults(WireModel):
+    memory: Size = 128 << 20
+    pids_max: Annotated[int, Field(ge=1, le=4194304)] = 512
+    max_wait_s: Duration = 300.0
+    term_grace_s: Duration = 5.0
+
+
+class PolicyTuning(WireModel):
+    step: Size = 32 << 20
+    throttle_max_ms: Annotated[int, Field(ge=10, le=60000)] = 250
+    deadlock_after_ms: Annotated[int, Field(ge=100, le=600000)] = 1000
+
+
+class OutcomeStore(WireModel):
+    keep: Annotated[int, Field(ge=1, le=1000000)] = 1000
+    keep_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 24.0
+
+
+class Config(WireModel):
+    daemon: DaemonConfig = DaemonConfig()
+    host: HostConfig = HostConfig()
+    session: SessionDefaults = SessionDefaults()
+    call: CallDefaults = CallDefaults()
+    policy: PolicyTuning = PolicyTuning()
+    outcomes: OutcomeStore = OutcomeStore()
+
+
+def load_config(path: str | None = None) -> Config:
+    """The file at `path`; without one the default file if it is there, else all defaults.
+
+    Raises ConfigError (exit code 78) that names the key, the value and the remedy.
+    """
+    where = Path(path or DEFAULT_CONFIG_PATH)
+    if path is None and not where.exists():
+        return Config()
+    try:
+        data = tomllib.loads(where.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("config", str(where), f"make it readable ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError("config", str(where), "save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("config", str(where), f"correct the TOML: {error}") from None
+    return parse(Config, data, error=ConfigError)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The heart of the daemon: inputs go through policy, its actions go to the kernel.
+
+Everything runs on one event loop; only writes that may reclaim go to a worker. Times
+are CLOCK_MONOTONIC nanoseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from ..cgroupfs import pidfd
+from ..clock import Clock
+from ..enforce import files as enforce
+from ..errors import CgroupGoneError
+from ..log import get_logger
+from ..policy.engine import new_state, next_deadline_ns, step
+from ..policy.state import PolicyConfig
+from ..protocol.errors import Kind, ProtocolError
+from ..types import actions as act
+from ..types import inputs as i
+from ..types.limits import Limits
+from ..types.outcomes import Outcome, Reason
+from ..types.sessions import Mode
+from .crashpoints import crash_point
+from .decisions import Decisions
+from .records import CallRecord, SessionRecord
+
+__all__ = ["Core"]
+
+_log = get_logger(__name__)
+_SIGTERM = 15
+
+
+class Core:
+    """Owns policy state, the live records and the timer."""
+
+    def __init__(
+        self, budget_bytes: int, config: PolicyConfig, clock: Clock, decisions: Decisions
+    ) -> None:
+        self.clock = clock
+        self.decisions = decisions
+        self.state = new_state(budget_bytes, config)
+        self.sessions: dict[str, SessionRecord] = {}
+        self.calls: dict[str, CallRecord] = {}
+        self.by_cgroup: dict[int, CallRecord] = {}
+        self.on_timer: Callable[[int], int | None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns: int | None = None
+        self._workers = ThreadPoolExecutor(2, thread_name_prefix="reclaim")
+        self._lowering: set[str] = set()
+        self._apply: dict[type[Any], Callable[[Any], None]] = {
+            act.Place: self._place,
+            act.Wait: self._wait,
+            act.Refuse: self._refuse,
+            act.SetGrant: self._set_grant,
+            act.SetLimits: self._set_limits,
+            act.Reclaim: self._reclaim,
+            act.Freeze: self._freeze,
+            act.Thaw: self._thaw,
+            act.Terminate: self._terminate,
+            act.Kill: self._kill,
+        }
+
+    def feed(self, what: i.Input) -> None:
+        """One input through policy; every action is logged, then applied."""
+        self.state, actions = step(self.state, what)
+        for action in actions:
+            session = self.sessions.get(action.session)
+            applied = session is None or session.mode is not Mode.OBSERVE
+            self.decisions.decided(what.t_ns, action, applied=applied)
+            if not applied and not isinstance(action, act.Place | act.Wait | act.Refuse):
+                continue
+            try:
+                self._apply[type(action)](action)
+            except CgroupGoneError:
+                _log.debug("%s: cgroup is gone", action)
+            except OSError as error:
+                _log.warning("cannot apply %s: %s", type(action).__name__, error)
+        self.schedule()
+
+    def call_ended(self, record: CallRecord, outcome: Outcome) -> None:
+        """After the outcome is stored and the leaf gone: policy gets the memory back."""
+        if record.owner_pidfd >= 0:
+            self._loop.remove_reader(record.owner_pidfd)
+            os.close(record.owner_pidfd)
+            record.owner_pidfd = -1
+        now = self.clock.now_ns()
+        body = outcome.model_dump(mode="json", exclude={"call", "session"})
+        self.decisions.record(now, "call_end", record.session, record.name, body)
+        self.feed(i.CallEnd(now, record.name))
+
+    def schedule(self) -> None:
+        """Arm the timer for the earliest of policy's deadline and the sampler's."""
+        due = [t for t in (next_deadline_ns(self.state), self._sample_due()) if t is not None]
+        when = min(due, default=None)
+        if when == self._timer_ns and self._timer is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_ns = when
+        if when is not None:
+            delay_s = max(0.0, (when - self.clock.now_ns()) / 1e9)
+            self._timer = self._loop.call_later(delay_s, self._fire)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _sample_due(self) -> int | None:
+        return min(
+            (c.next_sample_ns for c in self.calls.values() if c.next_sample_ns), default=None
+        )
+
+    def _fire(self) -> None:
+        self._timer = self._timer_ns = None
+        now = self.clock.now_ns()
+        if self.on_timer is not None:
+            self.on_timer(now)
+        due = next_deadline_ns(self.state)
+        if due is not None and due <= now:
+            self.feed(i.Tick(now))
+        self.schedule()
+
+    # --- actions
+
+    def _place(self, action: act.Place) -> None:
+        record = self.calls[action.call]
+        record.limits = self._kernel_limits(action.limits)
+        if record.admitted is not None and not record.admitted.done():
+            record.admitted.set_result(None)
+
+    def _wait(self, action: act.Wait) -> None:
+        self.calls[action.call].because = action.because
+
+    def _refuse(self, action: act.Refuse) -> None:
+        record = self.calls[action.call]
+        if record.admitted is not None and not record.admitted.done():
+            message = f"the tool call was not started: {action.because.text}"
+            record.admitted.set_exception(
+                ProtocolError(Kind(action.kind), message, field="intent", remedy=action.remedy)
+            )
+
+    def _set_grant(self, action: act.SetGrant) -> None:
+        record = self.calls[action.call]
+        old = record.limits.memory_high_bytes
+        new = self._grant(action.grant_bytes, record.limits.memory_max_bytes)
+        record.limits = replace(record.limits, memory_high_bytes=new)
+        crash_point("grant.decided")
+        if record.leaf is None or old == new:
+            return
+        if new is not None and (old is None or new < old):
+            self._lower(record)
+            return
+        enforce.set_grant(record.leaf, new)
+        if record.high_since_raise and record.frozen_since_ns is None:
+            enforce.wake(record.leaf)
+        record.high_since_raise = False
+        crash_point("grant.written")
+
+    def _lower(self, record: CallRecord) -> None:
+        """In a worker, which writes the newest wish; a raise meanwhile wins."""
+        if record.name in self._lowering or record.leaf is None:
+            return
+        self._lowering.add(record.name)
+        leaf = record.leaf
+
+        def write() -> int | None:
+            wish = record.limits.memory_high_bytes
+            try:
+                enforce.set_grant(leaf, wish)
+            except (CgroupGoneError, OSError) as error:
+                _log.debug("cannot lower the grant of %s: %s", record.name, error)
+            return wish
+
+        def done(future: asyncio.Future[int | None]) -> None:
+            self._lowering.discard(record.name)
+            if future.cancelled() or record.leaf is None:
+                return
+            crash_point("grant.written")
+            if future.result() != record.limits.memory_high_bytes:
+                self._lower(record)
+
+        self._loop.run_in_executor(self._workers, write).add_done_callback(done)
+
+    def _set_limits(self, action: act.SetLimits) -> None:
+        record = self.calls[action.call]
+        old, new = record.limits, self._kernel_limits(action.limits)
+        if record.leaf is not None:
+            enforce.change_limits(record.leaf, old, new)
+        record.limits = replace(new, memory_high_bytes=old.memory_high_bytes)
+        self._set_grant(
+            act.SetGrant(
+                action.session, action.call, action.limits.memory_high_bytes, action.because
+            )
+        )
+
+    def _reclaim(self, action: act.Reclaim) -> None:
+        record = self.calls[action.call]
+        if record.leaf is not None:
+            amount = action.amount_bytes
+            self._loop.run_in_executor(self._workers, enforce.reclaim, record.leaf, amount)
+
+    def _freeze(self, action: act.Freeze) -> None:
+        record = self.calls[action.call]
+        record.frozen_since_ns = self.clock.now_ns()
+        record.because = action.because
+        if record.leaf is not None:
+            record.leaf.freeze(True)
+
+    def _thaw(self, action: act.Thaw) -> None:
+        record = self.calls[action.call]
+        if record.frozen_since_ns is not None:
+            record.frozen_ns += self.clock.now_ns() - record.frozen_since_ns
+            record.frozen_since_ns = None
+        if record.leaf is not None:
+            record.leaf.freeze(False)
+
+    def _terminate(self, action: act.Terminate) -> None:
+        record = self.calls[action.call]
+        record.killed, record.because = Reason.TIMED_OUT, action.because
+        if record.leaf is None:
+            return
+        for pid in record.leaf.procs():
+            try:
+                fd = pidfd.open_pidfd(pid)
+            except OSError:
+                continue
+            try:
+                pidfd.send_signal(fd, _SIGTERM)
+            finally:
+                os.close(fd)
+
+    def _kill(self, action: act.Kill) -> None:
+        record = self.calls.get(action.call)
+        if record is None:
+            return
+        record.killed, record.because = Reason(action.reason), action.because
+        if record.leaf is not None:
+            record.leaf.kill()
+
+    def _kernel_limits(self, limits: Limits) -> Limits:
+        grant = self._grant(limits.memory_high_bytes, limits.memory_max_bytes)
+        return replace(limits, memory_high_bytes=grant)
+
+    @staticmethod
+    def _grant(grant: int | None, cap: int | None) -> int | None:
+        """A grant as high as the cap is written as max: the cap then kills at once, where a
+        line just below it would throttle for minutes first."""
+        if grant is None or (cap is not None and grant >= cap):
+            return None
+        return grant

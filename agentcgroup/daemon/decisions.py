@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decision log: what happened and what was decided, as trace records (DESIGN: trace format).
+
+One stream, two readers: the file that `decision_log` names, and whoever subscribed to
+events. Without a reader a record costs nothing but the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from ..types.actions import Action
+
+__all__ = ["Decisions", "Sink"]
+
+
+class Sink(Protocol):
+    def write(self, record: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Decisions:
+    def __init__(self, sink: Sink | None = None) -> None:
+        self._sink = sink
+        self._subscribers: dict[int, Callable[[dict[str, Any]], None]] = {}
+        self.counts: dict[str, int] = {}
+
+    def subscribe(self, key: int, deliver: Callable[[dict[str, Any]], None]) -> None:
+        self._subscribers[key] = deliver
+
+    def unsubscribe(self, key: int) -> None:
+        self._subscribers.pop(key, None)
+
+    def decided(self, t_ns: int, action: Action, *, applied: bool) -> None:
+        kind = type(action).__name__.lower()
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if self._sink is None and not self._subscribers:
+            return
+        body = {k: v for k, v in asdict(action).items() if k not in ("session", "call", "because")}
+        because = action.because
+        record: dict[str, Any] = {
+            "action": kind,
+            "code": because.code.value,
+            "why": because.text,
+            **({"figures": dict(because.figures)} if because.figures else {}),
+            **body,
+        }
+        if not applied:
+            record["observed_only"] = True
+        self.record(t_ns, "decision", action.session, action.call, record)
+
+    def record(
+        self, t_ns: int, kind: str, session: str, call: str | None, body: dict[str, Any]
+    ) -> None:
+        if self._sink is None and not self._subscribers:
+            return
+        envelope = {"t_ns": t_ns, "kind": kind, "session": session}
+        if call is not None:
+            envelope["call"] = call
+        envelope.update(body)
+        if self._sink is not None:
+            self._sink.write(envelope)
+        for deliver in list(self._subscribers.values()):
+            deliver(envelope)
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()

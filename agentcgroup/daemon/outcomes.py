@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ended calls, kept on disk and found again after a restart.
+
+One JSON object a line, appended before the leaf is removed. At twice `keep` entries the
+file is rewritten with the newest ones (write beside, rename). A torn last line is what
+a crash during append leaves: it is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from ..log import get_logger
+from ..types.outcomes import Outcome
+
+__all__ = ["OutcomeStore"]
+
+_log = get_logger(__name__)
+
+
+class OutcomeStore:
+    """The newest `keep` outcomes of the last `keep_hours`."""
+
+    def __init__(self, path: Path, keep: int, keep_hours: float) -> None:
+        self._path = path
+        self._keep = keep
+        self._keep_s = keep_hours * 3600
+        self._entries: OrderedDict[str, tuple[str, Outcome]] = OrderedDict()
+        self._keys: dict[tuple[str, str], str] = {}
+        self._lines = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._load()
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._rewrite_if_long()
+
+    def append(self, outcome: Outcome, key: str) -> None:
+        """Durable against a crash of the daemon once this returns."""
+        line = json.dumps(
+            {"key": key, "outcome": outcome.model_dump(mode="json")}, separators=(",", ":")
+        )
+        data = line.encode() + b"\n"
+        if os.write(self._fd, data) != len(data):
+            _log.error("cannot write the whole outcome of %s to %s", outcome.call, self._path)
+        self._remember(outcome, key)
+        self._lines += 1
+        self._rewrite_if_long()
+
+    def get(self, call: str) -> Outcome | None:
+        entry = self._entries.get(call)
+        return entry[1] if entry else None
+
+    def by_key(self, session: str, key: str) -> Outcome | None:
+        call = self._keys.get((session, key))
+        return self.get(call) if call else None
+
+    def newest(self, session: str | None, limit: int) -> list[Outcome]:
+        """Newest first."""
+        found: list[Outcome] = []
+        oldest = time.time() - self._keep_s
+        for _, outcome in reversed(self._entries.values()):
+            if (outcome.ended_epoch_s or 0) < oldest or len(found) >= limit:
+                break
+            if session is None or outcome.session == session:
+                found.append(outcome)
+        return found
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _remember(self, outcome: Outcome, key: str) -> None:
+        self._entries[outcome.call] = (key, outcome)
+        self._keys[(outcome.session, key)] = outcome.call
+        while len(self._entries) > self._keep:
+            _, (old_key, old) = self._entries.popitem(last=False)
+            if self._keys.get((old.session, old_key)) == old.call:
+                del self._keys[(old.session, old_key)]
+
+    def _load(self) -> None:
+        try:
+            lines = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return
+        bad = 0
+        for line in lines:
+            if not line:
+                continue
+            try:
+                entry: dict[str, Any] = json.loads(line)
+                self._remember(Outcome.model_validate(entry["outcome"]), str(entry["key"]))
+            except (ValueError, KeyError, TypeError):
+                bad += 1
+        self._lines = len(lines)
+        if bad:
+            _log.warning("%s: %d damaged lines were left out", self._path, bad)
+            self._lines = 3 * self._keep
+
+    def _rewrite_if_long(self) -> None:
+        if self._lines <= 2 * self._keep:
+            return
+        beside = self._path.with_suffix(".new")
+        with open(beside, "w", encoding="utf-8") as out:
+            for key, outcome in self._entries.values():
+                entry = {"key": key, "outcome": outcome.model_dump(mode="json")}
+                out.write(json.dumps(entry, separators=(",", ":")) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        beside.rename(self._path)
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        os.close(self._fd)
+        self._fd = fd
+        self._lines = len(self._entries)

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon knows of live sessions and calls, and its form in the tree's xattrs.
+
+The tree is the database: `trusted.agentcgroup.session` and `.call` hold JSON that a
+restarted daemon reads back. `trusted.*` can be neither read nor written by the owner
+of the directory (xattr(7)).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..cgroupfs import pidfd, proc
+from ..cgroupfs.api import CgroupLike
+from ..types.actions import Because
+from ..types.intents import Intent
+from ..types.limits import Limits
+from ..types.outcomes import BiggestProcess, Reason
+from ..types.sessions import Mode, SessionKind, SessionSpec
+
+__all__ = [
+    "CALL_XATTR",
+    "EPOCH_XATTR",
+    "SESSION_XATTR",
+    "CallRecord",
+    "ProcessRef",
+    "SessionRecord",
+    "boot_id",
+]
+
+SESSION_XATTR = "trusted.agentcgroup.session"
+CALL_XATTR = "trusted.agentcgroup.call"
+EPOCH_XATTR = "trusted.agentcgroup.epoch"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRef:
+    """A process for good: pid plus start time (clock ticks after boot)."""
+
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessRef | None:
+        start = proc.start_time_ticks(pid)
+        return None if start is None else cls(pid, start)
+
+    def open(self) -> int | None:
+        """A pidfd, or None if that process ended (or the pid is somebody else's now)."""
+        try:
+            fd = pidfd.open_pidfd(self.pid)
+        except (ProcessLookupError, OSError):
+            return None
+        if proc.start_time_ticks(self.pid) == self.start_ticks and pidfd.is_alive(fd):
+            return fd
+        os.close(fd)
+        return None
+
+    def as_list(self) -> list[int]:
+        return [self.pid, self.start_ticks]
+
+    @classmethod
+    def from_list(cls, value: Any) -> ProcessRef | None:
+        return cls(int(value[0]), int(value[1])) if value else None
+
+
+@dataclass(slots=True)
+class SessionRecord:
+    name: str
+    spec: SessionSpec
+    mode: Mode
+    cgroup: CgroupLike
+    agent: CgroupLike
+    tools: CgroupLike
+    created_epoch_s: float
+    containment: str = "advisory"
+    containment_reason: str = ""
+    bound_agent: ProcessRef | None = None
+    origin: str | None = None
+    pids_max: int = 4096
+    reserve_bytes: int = 0
+    background: CgroupLike | None = None
+    calls: dict[str, CallRecord] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> SessionKind:
+        return self.spec.kind
+
+    def to_xattr(self) -> bytes:
+        return _dump(
+            {
+                "spec": self.spec.describe(),
+                "priority": self.spec.priority.value,
+                "mode": self.mode.value,
+                "created_epoch_s": self.created_epoch_s,
+                "containment": self.containment,
+                "containment_reason": self.containment_reason,
+                "agent": self.bound_agent.as_list() if self.bound_agent else None,
+                "origin": self.origin,
+                "boot": boot_id(),
+            }
+        )
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One tool call from its begin to its outcome. Times: ns monotonic unless named."""
+
+    name: str
+    session: str
+    key: str
+    intent: Intent
+    owner: ProcessRef
+    child: ProcessRef | None
+    begun_ns: int
+    began_epoch_s: float
+    leaf: CgroupLike | None = None
+    limits: Limits = field(default_factory=Limits)
+    owner_pidfd: int = -1
+    placed_ns: int | None = None
+    waited_ms: float = 0.0
+    frozen_ns: int = 0
+    frozen_since_ns: int | None = None
+    killed: Reason | None = None
+    because: Because | None = None
+    biggest: BiggestProcess | None = None
+    oom_seen: bool = False
+    high_since_raise: bool = False
+    last_current_bytes: int = 0
+    sample_interval_ns: int = 0
+    next_sample_ns: int = 0
+    oom_before: tuple[int, int, int] = (0, 0, 0)
+    restored: bool = False
+    ending: asyncio.Future[Any] | None = None
+    admitted: asyncio.Future[Any] | None = None
+
+    def to_xattr(self) -> bytes:
+        return _dump(
+            {
+                "key": self.key,
+                "intent": self.intent.model_dump(mode="json", exclude_none=True),
+                "owner": self.owner.as_list(),
+                "child": self.child.as_list() if self.child else None,
+                "began_epoch_s": self.began_epoch_s,
+                "begun_ns": self.begun_ns,
+                "placed_ns": self.placed_ns,
+                "waited_ms": self.waited_ms,
+                "oom_before": list(self.oom_before),
+                "killed": self.killed.value if self.killed else None,
+                "boot": boot_id(),
+            }
+        )
+
+
+def boot_id() -> str:
+    """Pids and monotonic times mean nothing after a reboot."""
+    global _boot_id  # noqa: PLW0603  (read once: it can't change while we live)
+    if not _boot_id:
+        _boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return _boot_id
+
+
+_boot_id = ""
+
+
+def load_xattr(cgroup: CgroupLike, name: str) -> dict[str, Any] | None:
+    """The record of this boot, or None (also for one that can't be read)."""
+    raw = cgroup.get_xattr(name)
+    if raw is None:
+        return None
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return None
+    if not isinstance(value, dict) or value.get("boot") != boot_id():
+        return None
+    return value
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
