@@ -20,8 +20,7 @@ typedef __u64 u64;
 typedef int pid_t;
 typedef unsigned int gfp_t;
 
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
+/* not relocated: anonymous, and one member each */
 typedef struct {
 	int counter;
 } atomic_t;
@@ -30,6 +29,8 @@ typedef struct {
 	__s64 counter;
 } atomic64_t;
 typedef atomic64_t atomic_long_t;
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct kernfs_node {
 	u64 id;
