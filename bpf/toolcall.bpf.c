@@ -197,12 +197,13 @@ static __always_inline int report_victim(struct task_struct *victim)
 	struct cgroup *home = BPF_CORE_READ(victim, cgroups, dfl_cgrp), *hit = NULL;
 	u64 start_ns = BPF_CORE_READ(leader, start_time);
 	u32 slot = ACG_OOM_VICTIM, pid = BPF_CORE_READ(victim, tgid);
+	struct mem_cgroup *memcg = oom.memcg;
 	struct acg_command *command;
 	struct acg_oom_record *record;
 	struct workspace *work;
 
-	if (oom.caller == (u32)bpf_get_current_pid_tgid() && oom.memcg)
-		hit = BPF_CORE_READ(oom.memcg, css.cgroup);
+	if (oom.caller == (u32)bpf_get_current_pid_tgid() && memcg)
+		hit = BPF_CORE_READ(memcg, css.cgroup);
 	if (!acg_cgroup_is_watched(home) && !acg_cgroup_is_watched(hit))
 		return 0;
 	/* the killer comes back to a victim that is slow to die */
