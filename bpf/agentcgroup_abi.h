@@ -2,9 +2,9 @@
 /*
  * Every record that BPF programs hand to user space, defined once.
  *
- * Python reads names, offsets and sizes from the object's own BTF, so a member that moves
- * needs no second edit; a member that is renamed or changes its meaning does, together with
- * ACG_ABI_VERSION. Times are CLOCK_MONOTONIC, sizes of memory are pages as the kernel
+ * Python reads names, offsets, sizes and enum values from the object's own BTF, so a member
+ * that moves needs no second edit; one that is renamed or changes its meaning does, together
+ * with ACG_ABI_VERSION. Times are CLOCK_MONOTONIC, sizes of memory are pages as the kernel
  * counts them, pids are those of the initial pid namespace. All padding is named.
  */
 #ifndef AGENTCGROUP_ABI_H
@@ -38,7 +38,7 @@ enum acg_memory_kind {
 struct acg_header {
 	__u64 t_ns;
 	__u64 cgroup_id;
-	__u32 type;
+	enum acg_record_type type;
 	__u32 pad;
 };
 _Static_assert(sizeof(struct acg_header) == 24, "acg_header layout");
@@ -86,7 +86,7 @@ struct acg_memory_record {
 	__u64 usage_pages;
 	__u64 high_pages;
 	__u64 max_pages;
-	__u32 kind;
+	enum acg_memory_kind kind;
 	__u32 pad;
 };
 _Static_assert(sizeof(struct acg_memory_record) == 56, "acg_memory_record layout");
