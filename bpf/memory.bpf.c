@@ -11,7 +11,7 @@
 #include "acg_common.h"
 
 #define PRESSURE_KEYS 4096
-#define ANCESTORS_CHECKED 16
+#define ANCESTORS_CHECKED 8
 
 const volatile u64 acg_gap_ns = 10000000;
 
@@ -68,17 +68,19 @@ static __always_inline int report(struct mem_cgroup *memcg, u32 kind)
 SEC("fentry/__memcg_memory_event")
 int BPF_PROG(acg_memory_event, struct mem_cgroup *memcg, enum memcg_memory_event event)
 {
-	u32 number = event;
+	u32 number = event, kind;
 
 	if (number == bpf_core_enum_value(enum memcg_memory_event, MEMCG_HIGH))
-		return report(memcg, ACG_MEMORY_HIGH);
-	if (number == bpf_core_enum_value(enum memcg_memory_event, MEMCG_MAX))
-		return report(memcg, ACG_MEMORY_MAX);
-	if (number == bpf_core_enum_value(enum memcg_memory_event, MEMCG_OOM))
-		return report(memcg, ACG_MEMORY_OOM);
-	if (number == bpf_core_enum_value(enum memcg_memory_event, MEMCG_OOM_KILL))
-		return report(memcg, ACG_MEMORY_OOM_KILL);
-	return 0;
+		kind = ACG_MEMORY_HIGH;
+	else if (number == bpf_core_enum_value(enum memcg_memory_event, MEMCG_MAX))
+		kind = ACG_MEMORY_MAX;
+	else if (number == bpf_core_enum_value(enum memcg_memory_event, MEMCG_OOM))
+		kind = ACG_MEMORY_OOM;
+	else if (number == bpf_core_enum_value(enum memcg_memory_event, MEMCG_OOM_KILL))
+		kind = ACG_MEMORY_OOM_KILL;
+	else
+		return 0;
+	return report(memcg, kind);
 }
 
 /* Called with the charged memcg; the ones over their line are it or its ancestors. */
