@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which programs fit the running kernel. Pure: facts in, choice out.
+
+Facts are the parameter types of functions and tracepoints in the kernel's BTF. A program
+fits if its hook is there with the arguments that it reads; trying to load it would not tell,
+because one with wrong arguments loads and reads nonsense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["CAPABILITIES", "Capability", "Choice", "KernelFacts", "Program", "choose", "gather"]
+
+MEMORY_OBJECT = "memory.bpf.o"
+TOOLCALL_OBJECT = "toolcall.bpf.o"
+
+_MEMCG = "struct mem_cgroup *"
+_TASK = "struct task_struct *"
+Parameters = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program and what it needs: `parameters` is what the hook's must begin with.
+
+    `exactly`: there must be no more, because the program reads the result behind them.
+    """
+
+    name: str
+    hook: str
+    target: str
+    parameters: Parameters
+    exactly: bool = False
+
+    @property
+    def is_tracepoint(self) -> bool:
+        return self.hook == "tp_btf"
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Something user space is told about; the first alternative that fits is taken whole."""
+
+    name: str
+    object_name: str
+    alternatives: tuple[tuple[Program, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """Parameter types by name; None: not in the kernel's BTF."""
+
+    functions: Mapping[str, Parameters | None] = field(default_factory=dict)
+    tracepoints: Mapping[str, Parameters | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Programs to load by capability, and for each missing capability the reason."""
+
+    chosen: Mapping[Capability, tuple[Program, ...]]
+    missing: Mapping[str, str]
+
+    def programs_of(self, object_name: str) -> tuple[Program, ...]:
+        return tuple(
+            program
+            for capability, programs in self.chosen.items()
+            if capability.object_name == object_name
+            for program in programs
+        )
+
+
+_OOM_BEGIN = Program("acg_oom_begin", "fentry", "out_of_memory", ("struct oom_control *",))
+
+CAPABILITIES: tuple[Capability, ...] = (
+    Capability(
+        "exec",
+        TOOLCALL_OBJECT,
+        (
+            (
+                Program(
+                    "acg_on_exec",
+                    "tp_btf",
+                    "sched_process_exec",
+                    (_TASK, "pid_t", "struct linux_binprm *"),
+                ),
+            ),
+        ),
+    ),
+    Capability(
+        "exit",
+        TOOLCALL_OBJECT,
+        ((Program("acg_on_exit", "tp_btf", "sched_process_exit", (_TASK,)),),),
+    ),
+    Capability(
+        "oom",
+        TOOLCALL_OBJECT,
+        (
+            (_OOM_BEGIN, Program("acg_victim_marked", "tp_btf", "mark_victim", (_TASK,))),
+            (_OOM_BEGIN, Program("acg_victim_chosen", "fentry", "mark_oom_victim", (_TASK,))),
+        ),
+    ),
+    Capability(
+        "memory",
+        MEMORY_OBJECT,
+        (
+            (
+                Program(
+                    "acg_memory_event",
+                    "fentry",
+                    "__memcg_memory_event",
+                    (_MEMCG, "enum memcg_memory_event"),
+                ),
+            ),
+            (
+                Program("acg_reclaim_high", "fentry", "reclaim_high", (_MEMCG,)),
+                Program(
+                    "acg_try_to_free",
+                    "fentry",
+                    "try_to_free_mem_cgroup_pages",
+                    (_MEMCG, "long unsigned int"),
+                ),
+                Program("acg_memcg_oom", "fentry", "mem_cgroup_out_of_memory", (_MEMCG,)),
+            ),
+        ),
+    ),
+    Capability(
+        "charge_failed",
+        MEMORY_OBJECT,
+        (
+            (
+                Program(
+                    "acg_charge_failed",
+                    "fexit",
+                    "try_charge_memcg",
+                    (_MEMCG, "gfp_t", "unsigned int"),
+                    exactly=True,
+                ),
+            ),
+        ),
+    ),
+)
+
+
+def choose(facts: KernelFacts) -> Choice:
+    """The best programs for a kernel with these facts."""
+    chosen: dict[Capability, tuple[Program, ...]] = {}
+    missing: dict[str, str] = {}
+    for capability in CAPABILITIES:
+        reasons: list[str] = []
+        for alternative in capability.alternatives:
+            misfits = [why for program in alternative if (why := _misfit(program, facts))]
+            if not misfits:
+                chosen[capability] = alternative
+                break
+            reasons += [why for why in misfits if why not in reasons]
+        else:
+            missing[capability.name] = "; ".join(reasons)
+    return Choice(chosen, missing)
+
+
+def gather(
+    function: Callable[[str], Parameters | None], tracepoint: Callable[[str], Parameters | None]
+) -> KernelFacts:
+    """Look up every hook of the table, with the given ways to ask the kernel's BTF."""
+    programs = [p for c in CAPABILITIES for alternative in c.alternatives for p in alternative]
+    return KernelFacts(
+        functions={p.target: function(p.target) for p in programs if not p.is_tracepoint},
+        tracepoints={p.target: tracepoint(p.target) for p in programs if p.is_tracepoint},
+    )
+
+
+def _misfit(program: Program, facts: KernelFacts) -> str | None:
+    table = facts.tracepoints if program.is_tracepoint else facts.functions
+    what = f"{'tracepoint' if program.is_tracepoint else 'function'} {program.target}"
+    found = table.get(program.target)
+    if found is None:
+        return f"the kernel has no {what}"
+    wanted = len(program.parameters)
+    if found[:wanted] != program.parameters or (program.exactly and len(found) != wanted):
+        return f"{what} takes ({', '.join(found)}), not ({', '.join(program.parameters)})"
+    return None

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Every record that BPF programs hand to user space, defined once.
+ *
+ * Python reads names, offsets, sizes and enum values from the object's own BTF, so a member
+ * that moves needs no second edit; one that is renamed or changes its meaning does, together
+ * with ACG_ABI_VERSION. Times are CLOCK_MONOTONIC, sizes of memory are pages as the kernel
+ * counts them, pids are those of the initial pid namespace. All padding is named.
+ */
+#ifndef AGENTCGROUP_ABI_H
+#define AGENTCGROUP_ABI_H
+
+#define ACG_ABI_VERSION 1
+
+#define ACG_COMM_LEN 16
+#define ACG_FILENAME_LEN 128
+#define ACG_ARGV_LEN 192
+
+enum acg_record_type {
+	ACG_EXEC = 1,
+	ACG_EXIT = 2,
+	ACG_OOM_VICTIM = 3,
+	ACG_MEMORY = 4,
+	ACG_RECORD_TYPES = 5,
+};
+
+/* Numbers of their own: the kernel's enum memcg_memory_event may be renumbered. */
+enum acg_memory_kind {
+	ACG_MEMORY_HIGH = 1,
+	ACG_MEMORY_MAX = 2,
+	ACG_MEMORY_OOM = 3,
+	ACG_MEMORY_OOM_KILL = 4,
+	ACG_MEMORY_RECLAIM = 5,
+	ACG_MEMORY_CHARGE_FAILED = 6,
+};
+
+/* Leads every record. cgroup_id: where it happened; 0 is the whole host. */
+struct acg_header {
+	__u64 t_ns;
+	__u64 cgroup_id;
+	enum acg_record_type type;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct acg_header) == 24, "acg_header layout");
+
+/* argv: arguments as they lie in memory, each ended by a NUL, cut at ACG_ARGV_LEN. */
+struct acg_exec_record {
+	struct acg_header header;
+	__u32 pid;
+	__u32 ppid;
+	__u32 argv_len;
+	__u32 argv_cut;
+	char comm[ACG_COMM_LEN];
+	char filename[ACG_FILENAME_LEN];
+	char argv[ACG_ARGV_LEN];
+};
+_Static_assert(sizeof(struct acg_exec_record) == 376, "acg_exec_record layout");
+
+/* Sent once per process, when its last thread exits. wait_status as waitpid(2) has it. */
+struct acg_exit_record {
+	struct acg_header header;
+	__u32 pid;
+	__u32 wait_status;
+};
+_Static_assert(sizeof(struct acg_exit_record) == 32, "acg_exit_record layout");
+
+/*
+ * header.cgroup_id: the memcg that ran out, 0 for the host. argv is empty when the victim's
+ * exec was not seen; comm is there always. level: depth of that memcg, root is 0.
+ */
+struct acg_oom_record {
+	struct acg_header header;
+	__u64 victim_cgroup_id;
+	__u64 rss_pages;
+	__u32 pid;
+	__u32 level;
+	__u32 argv_len;
+	__u32 argv_cut;
+	char comm[ACG_COMM_LEN];
+	char argv[ACG_ARGV_LEN];
+};
+_Static_assert(sizeof(struct acg_oom_record) == 264, "acg_oom_record layout");
+
+struct acg_memory_record {
+	struct acg_header header;
+	__u64 usage_pages;
+	__u64 high_pages;
+	__u64 max_pages;
+	enum acg_memory_kind kind;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct acg_memory_record) == 56, "acg_memory_record layout");
+
+union acg_record {
+	struct acg_header header;
+	struct acg_exec_record exec;
+	struct acg_exit_record exit;
+	struct acg_oom_record oom;
+	struct acg_memory_record memory;
+};
+
+/* What is remembered of a process at its exec, for the day it falls victim to the OOM killer. */
+struct acg_command {
+	__u32 argv_len;
+	__u32 argv_cut;
+	char comm[ACG_COMM_LEN];
+	char argv[ACG_ARGV_LEN];
+};
+_Static_assert(sizeof(struct acg_command) == 216, "acg_command layout");
+
+#endif
