@@ -70,6 +70,10 @@ class FakeCgroup:
     ) -> None:
         self.close()
 
+    def dup(self) -> Self:
+        self._check_open()
+        return type(self)(self.kernel, self.node, self.path)
+
     def close(self) -> None:
         self._closed = True
 

@@ -76,6 +76,10 @@ class Cgroup:
     ) -> None:
         self.close()
 
+    def dup(self) -> Self:
+        """A second handle on the same directory."""
+        return type(self)(os.dup(self.fd), self.path)
+
     def close(self) -> None:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
