@@ -15,8 +15,9 @@ from typing import Self
 
 from ..errors import CgroupGoneError, InvalidValueError, NotSupportedError, printable
 from . import files, parse
+from .api import CgroupLike
 
-__all__ = ["Cgroup"]
+__all__ = ["Cgroup", "check_name", "explain"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -75,6 +76,10 @@ class Cgroup:
     ) -> None:
         self.close()
 
+    def dup(self) -> Self:
+        """A second handle on the same directory."""
+        return type(self)(os.dup(self.fd), self.path)
+
     def close(self) -> None:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
@@ -83,7 +88,7 @@ class Cgroup:
     # --- directories
 
     def child(self, name: str) -> Self:
-        _check_name(name)
+        check_name(name)
         try:
             fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd)
         except FileNotFoundError:
@@ -92,7 +97,7 @@ class Cgroup:
 
     def create(self, name: str, exist_ok: bool = False) -> Self:
         """mkdir and open. FileExistsError unless `exist_ok`."""
-        _check_name(name)
+        check_name(name)
         try:
             os.mkdir(name, _FRESH, dir_fd=self.fd)
         except FileExistsError:
@@ -101,14 +106,14 @@ class Cgroup:
                     errno.EEXIST, "this cgroup exists already", f"{self.path}/{name}"
                 ) from None
         except OSError as error:
-            raise self._failure(error, f"cannot create cgroup '{name}'") from error
+            raise explain(self, error, f"cannot create cgroup '{name}'") from error
         return self.child(name)
 
     def children(self) -> list[str]:
         try:
             fd = os.open(".", _DIRECTORY, dir_fd=self.fd)
         except OSError as error:
-            raise self._failure(error, "cannot list children") from error
+            raise explain(self, error, "cannot list children") from error
         try:
             with os.scandir(fd) as entries:
                 return sorted(entry.name for entry in entries if entry.is_dir())
@@ -150,7 +155,7 @@ class Cgroup:
         try:
             return self._read(file)
         except OSError as error:
-            raise self._failure(error, f"cannot read {file}", file) from error
+            raise explain(self, error, f"cannot read {file}", file) from error
 
     def try_read(self, file: str) -> str | None:
         try:
@@ -158,7 +163,7 @@ class Cgroup:
         except OSError as error:
             if error.errno in _GONE:
                 return None
-            raise self._failure(error, f"cannot read {file}", file) from error
+            raise explain(self, error, f"cannot read {file}", file) from error
 
     def read_int(self, file: str) -> int | None:
         return parse.int_or_max(self.read(file), file)
@@ -174,7 +179,7 @@ class Cgroup:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise self._failure(error, f"cannot write {printable(text)} to {file}", file) from error
+            raise explain(self, error, f"cannot write {printable(text)} to {file}", file) from error
 
     def write_nonblocking(self, file: str, text: str) -> bool:
         try:
@@ -186,14 +191,14 @@ class Cgroup:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise self._failure(error, f"cannot write {printable(text)} to {file}", file) from error
+            raise explain(self, error, f"cannot write {printable(text)} to {file}", file) from error
         return True
 
     def open_file(self, file: str, flags: int) -> int:
         try:
             return os.open(file, flags | os.O_CLOEXEC, dir_fd=self.fd)
         except OSError as error:
-            raise self._failure(error, f"cannot open {file}", file) from error
+            raise explain(self, error, f"cannot open {file}", file) from error
 
     # --- processes
 
@@ -223,13 +228,13 @@ class Cgroup:
         except OSError as error:
             if error.errno == errno.ENODATA:
                 return None
-            raise self._failure(error, f"cannot read attribute {name}") from error
+            raise explain(self, error, f"cannot read attribute {name}") from error
 
     def set_xattr(self, name: str, value: bytes) -> None:
         try:
             os.setxattr(self.fd, name, value)
         except OSError as error:
-            raise self._failure(error, f"cannot set attribute {name}") from error
+            raise explain(self, error, f"cannot set attribute {name}") from error
 
     def remove_xattr(self, name: str) -> bool:
         try:
@@ -237,14 +242,14 @@ class Cgroup:
         except OSError as error:
             if error.errno == errno.ENODATA:
                 return False
-            raise self._failure(error, f"cannot remove attribute {name}") from error
+            raise explain(self, error, f"cannot remove attribute {name}") from error
         return True
 
     def list_xattrs(self) -> list[str]:
         try:
             return sorted(os.listxattr(self.fd))
         except OSError as error:
-            raise self._failure(error, "cannot list attributes") from error
+            raise explain(self, error, "cannot list attributes") from error
 
     # ---
 
@@ -259,21 +264,23 @@ class Cgroup:
             os.close(fd)
         return data.decode(errors="replace").rstrip("\n")
 
-    def _failure(self, error: OSError, what: str, file: str = "") -> OSError:
-        """The error to raise instead of `error`: gone, lacking a file, or refused."""
-        if error.errno in _GONE and not self.exists():
-            return CgroupGoneError(error.errno, f"{what}: the cgroup is gone", self.path)
-        if error.errno == errno.ENOENT and file:
-            controller = file.partition(".")[0]
-            remedy = (
-                "this kernel lacks the file"
-                if controller == "cgroup"
-                else f"no such file; is '{controller}' in the parent's cgroup.subtree_control?"
-            )
-            return NotSupportedError(error.errno, f"{what}: {remedy}", self.path)
-        return OSError(error.errno, f"{what}: {error.strerror}", self.path)
+
+def explain(cg: CgroupLike, error: OSError, what: str, file: str = "") -> OSError:
+    """The error to raise instead of `error`: gone, lacking a file, or refused."""
+    if error.errno in _GONE and not cg.exists():
+        return CgroupGoneError(error.errno, f"{what}: the cgroup is gone", cg.path)
+    if error.errno == errno.ENOENT and file and "subtree_control" not in file:
+        controller = file.partition(".")[0]
+        remedy = (
+            "this kernel lacks the file"
+            if controller == "cgroup"
+            else f"no such file; is '{controller}' in the parent's cgroup.subtree_control?"
+        )
+        return NotSupportedError(error.errno, f"{what}: {remedy}", cg.path)
+    return OSError(error.errno, f"{what}: {error.strerror}", cg.path)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what is not exactly one path component."""
     if "/" in name or "\0" in name or name in ("", ".", ".."):
         raise InvalidValueError("cgroup name", name, "use one path component")

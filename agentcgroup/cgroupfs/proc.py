@@ -22,6 +22,7 @@ __all__ = [
     "cgroup_path",
     "children",
     "cmdline",
+    "lines",
     "namespace_id",
     "rss_bytes",
     "start_time_ticks",
@@ -152,12 +153,17 @@ def namespace_id(pid: int | str, kind: str) -> int | None:
 def cgroup2_mount_point() -> str | None:
     """Where cgroup v2 is mounted; the first one with its root, else the first at all."""
     candidates = []
-    for line in (_read("/proc/self/mountinfo") or "").splitlines():
+    for line in lines("/proc/self/mountinfo"):
         before, separator, after = line.partition(" - ")
         if separator and after.startswith("cgroup2 "):
             fields = before.split()
             candidates.append((fields[3] != "/", _unescape(fields[4])))
     return min(candidates, key=lambda found: found[0])[1] if candidates else None
+
+
+def lines(path: str) -> list[str]:
+    """Lines of a file below /proc; none if it is not there."""
+    return (_read(path) or "").splitlines()
 
 
 def _unescape(path: str) -> str:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The few C library calls that Python's os module lacks: fstatfs and inotify."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Final
+
+__all__ = [
+    "CGROUP2_MAGIC",
+    "CGROUP_MAGIC",
+    "IN_CLOEXEC",
+    "IN_DELETE_SELF",
+    "IN_IGNORED",
+    "IN_MODIFY",
+    "IN_NONBLOCK",
+    "IN_Q_OVERFLOW",
+    "filesystem_magic",
+    "inotify_add_watch",
+    "inotify_init1",
+    "inotify_rm_watch",
+]
+
+# linux/magic.h
+CGROUP_MAGIC: Final = 0x27E0EB
+CGROUP2_MAGIC: Final = 0x63677270
+
+# sys/inotify.h
+IN_MODIFY: Final = 0x2
+IN_DELETE_SELF: Final = 0x400
+IN_Q_OVERFLOW: Final = 0x4000
+IN_IGNORED: Final = 0x8000
+IN_NONBLOCK: Final = os.O_NONBLOCK
+IN_CLOEXEC: Final = os.O_CLOEXEC
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# struct statfs begins with a long f_type and is 120 bytes on 64-bit.
+_STATFS_BYTES = 256
+
+
+def filesystem_magic(fd: int) -> int:
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    _checked(_libc.fstatfs(fd, buffer))
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
+
+
+def inotify_init1(flags: int) -> int:
+    return _checked(_libc.inotify_init1(flags))
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    return _checked(_libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)))
+
+
+def inotify_rm_watch(fd: int, wd: int) -> None:
+    _checked(_libc.inotify_rm_watch(fd, wd))
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
