@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pidfds: a process by descriptor, which no reuse of its number can redirect.
+
+Source: pidfd_open(2), unix(7), kernel fs/pidfs.c (6.9+, where a pidfd has an inode of
+its own that no other process will ever get in this boot).
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import select
+import signal
+import socket
+import struct
+from typing import NamedTuple
+
+__all__ = [
+    "PeerCredentials",
+    "is_alive",
+    "is_pidfd",
+    "open_pidfd",
+    "peer_credentials",
+    "peer_pidfd",
+    "pid_of",
+    "pidfd_id",
+    "send_signal",
+]
+
+_SO_PEERPIDFD = 77
+_UCRED = struct.Struct("iII")
+
+
+class PeerCredentials(NamedTuple):
+    pid: int
+    uid: int
+    gid: int
+
+
+def open_pidfd(pid: int) -> int:
+    """ProcessLookupError if there is no such process. CLOEXEC; the caller closes it."""
+    return os.pidfd_open(pid)
+
+
+def pid_of(fd: int) -> int | None:
+    """The number in this pid namespace; None if the process was reaped or is not visible.
+
+    ValueError if `fd` is no pidfd.
+    """
+    pid = _fdinfo_pid(fd)
+    if pid is None:
+        raise ValueError(f"descriptor {fd} is not a pidfd")
+    return pid if pid > 0 else None
+
+
+def is_pidfd(fd: int) -> bool:
+    return _fdinfo_pid(fd) is not None
+
+
+def is_alive(fd: int) -> bool:
+    """A pidfd becomes readable when the process ends (a zombie has ended)."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return not poll.poll(0)
+
+
+def send_signal(fd: int, sig: int) -> bool:
+    """False if the process has ended."""
+    try:
+        signal.pidfd_send_signal(fd, sig)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def pidfd_id(fd: int) -> int | None:
+    """A number for the process that is unique in this boot; None without pidfs."""
+    found = os.fstat(fd)
+    return None if found.st_dev == _anonymous_device() else found.st_ino
+
+
+def peer_pidfd(sock: socket.socket) -> int | None:
+    """pidfd of who connected; None if the kernel lacks SO_PEERPIDFD or the peer was reaped."""
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, 4)
+    except OSError as error:
+        # ENODATA and EINVAL: no peer; ESRCH: reaped on a kernel without pidfs.
+        if error.errno in (errno.ENOPROTOOPT, errno.ESRCH, errno.ENODATA, errno.EINVAL):
+            return None
+        raise
+    fd: int = struct.unpack("i", raw)[0]
+    os.set_inheritable(fd, False)
+    return fd
+
+
+def peer_credentials(sock: socket.socket) -> PeerCredentials:
+    """SO_PEERCRED: as of connect(); the pid may be reused, the ids may have changed."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return PeerCredentials(*_UCRED.unpack(raw))
+
+
+@functools.cache
+def _anonymous_device() -> int:
+    """Device of anon_inodefs, where a pidfd lives (all with one inode) if there is no pidfs.
+
+    The link text can't tell: pidfs kept "anon_inode:[pidfd]".
+    """
+    fd = os.eventfd(0)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
+
+
+def _fdinfo_pid(fd: int) -> int | None:
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
+            for line in info:
+                if line.startswith("Pid:"):
+                    return int(line[4:])
+    except OSError:
+        pass
+    return None
