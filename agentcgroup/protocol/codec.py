@@ -7,6 +7,7 @@ A line is bytes without the newline. Nothing here does I/O.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ class Request:
 
 def encode(message: dict[str, Any]) -> bytes:
     """One line with its newline."""
-    return json.dumps(message, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+    return _ENCODER.encode(message).encode() + b"\n"
 
 
 def result(request_id: int | str | None, value: Any) -> bytes:
@@ -46,7 +47,7 @@ def notification(method: str, params: dict[str, Any]) -> bytes:
 def decode(line: bytes) -> dict[str, Any]:
     """A JSON object, or ProtocolError(parse_error | invalid_request)."""
     try:
-        message = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        message = _DECODER.decode(line.decode("utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as problem:
         raise ProtocolError(
             Kind.PARSE_ERROR, "cannot read the message as JSON",
@@ -113,3 +114,16 @@ class LineBuffer:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    """1e999 is JSON, but what Python makes of it is not."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:32]} is too large a number")
+    return value
+
+
+# Made once: json.loads and json.dumps build a new one for every message with options.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
