@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import AgentCgroupError, DaemonUnavailableError, NotPermittedError, RemoteError
 from ..protocol.errors import Kind
-from ..protocol.sockets import admin_socket_path, socket_from_environment
+from ..protocol.sockets import admin_socket_path, checked_socket_path, socket_from_environment
 from .transport import RETRY_S, Connection, Endpoint
 
 __all__ = ["Channels"]
@@ -25,7 +25,7 @@ _REMEMBER_ABSENT_S = 30.0
 
 class Channels:
     def __init__(self, socket: str | None, timeout_s: float) -> None:
-        agent_path = socket or socket_from_environment()
+        agent_path = checked_socket_path(socket) if socket else socket_from_environment()
         admin_path = admin_socket_path(agent_path)
         self.timeout_s = timeout_s
         self.agent = Endpoint(agent_path, timeout_s)

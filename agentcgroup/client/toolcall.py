@@ -28,7 +28,7 @@ from ..types.outcomes import Outcome, Reason
 from ..types.validation import parse
 from .channels import Channels
 from .child import WaitingChild, command_line, normalize
-from .transport import RETRY_S, Connection, ConnectionLostError, Endpoint
+from .transport import RETRY_PAUSE_S, RETRY_S, Connection, ConnectionLostError, Endpoint
 
 __all__ = ["CompletedCall", "ToolCall"]
 
@@ -136,12 +136,14 @@ class ToolCall:
             completed.check_returncode()
         return completed
 
-    def update(self, intent: Intent | dict[str, Any]) -> UpdateResult:
-        """Tell new wishes for the running call; the limits it has now."""
+    def update(self, intent: Intent | dict[str, Any]) -> UpdateResult | None:
+        """Tell new wishes for the running call; the limits it has now (None: unmanaged)."""
         wish = intent if isinstance(intent, Intent) else parse(Intent, intent, "intent")
         with self._lock:
-            if self.info is None:
-                raise RuntimeError("no command of this tool call runs under the daemon yet")
+            if self._state == "unmanaged":
+                return None
+            if self._state != "managed":
+                raise RuntimeError("no command of this tool call is running")
             wishes = wish.model_dump(mode="json", exclude_none=True)
             return UpdateResult.model_validate(self._ask("tool.update", {"intent": wishes}))
 
@@ -224,16 +226,17 @@ class ToolCall:
             connection = endpoint.acquire(retry_s)
             try:
                 result = connection.request("tool.begin", params, pidfd=pidfd, timeout_s=wait_s)
-            except ConnectionLostError:
+            except (ConnectionLostError, RemoteError) as problem:
+                endpoint.release(connection)
+                if isinstance(problem, RemoteError) and problem.kind != Kind.SHUTTING_DOWN:
+                    raise
                 # Perhaps begun, perhaps not: the same key asks for the same call again.
                 now_s = time.monotonic()
                 give_up_s = give_up_s or now_s + RETRY_S
                 if now_s >= give_up_s:
-                    raise
+                    raise DaemonUnavailableError(str(problem)) from None
                 retry_s = give_up_s - now_s
-            except BaseException:
-                endpoint.release(connection)
-                raise
+                time.sleep(RETRY_PAUSE_S)
             else:
                 self._endpoint, self._connection = endpoint, connection
                 self.info = BeginResult.model_validate(result)

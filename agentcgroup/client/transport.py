@@ -17,7 +17,6 @@ from collections import deque
 from typing import Any
 
 from ..errors import (
-    ConfigError,
     DaemonUnavailableError,
     InvalidValueError,
     NotPermittedError,
@@ -221,10 +220,6 @@ def _connect(path: str) -> socket.socket:
         ) from None
     except OSError as problem:
         stream.close()
-        if problem.errno is None and not isinstance(problem, TimeoutError):
-            raise ConfigError(
-                "socket", path, "a socket's path may have at most 107 bytes"
-            ) from None
         raise DaemonUnavailableError(
             f"no daemon answers on {path} ({problem.strerror or 'timed out'}):"
             " start agentcgroupd, or set AGENTCGROUP_SOCKET to its agent socket"
