@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "options.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "json.h"
+
+#define DEFAULT_RECONNECT_MS 30000
+/* The daemon takes 4096 characters; a character has at least one byte. */
+#define MAX_COMMAND_BYTES 4096
+#define MAX_VALUE_BYTES 1024
+
+static const struct {
+	const char *name;
+	const char *field;
+} known[OPTION_COUNT] = {
+	[OPTION_MEMORY] = { "--memory", "memory" },
+	[OPTION_MEMORY_MAX] = { "--memory-max", "memory_max" },
+	[OPTION_SWAP_MAX] = { "--swap-max", "swap_max" },
+	[OPTION_CPU] = { "--cpu", "cpu" },
+	[OPTION_CPU_MAX] = { "--cpu-max", "cpu_max" },
+	[OPTION_PIDS_MAX] = { "--pids-max", "pids_max" },
+	[OPTION_IO_WEIGHT] = { "--io-weight", "io_weight" },
+	[OPTION_LATENCY] = { "--latency", "latency" },
+	[OPTION_DURATION] = { "--duration", "duration_s" },
+	[OPTION_TIMEOUT] = { "--timeout", "timeout_s" },
+	[OPTION_ON_EXCEED] = { "--on-exceed", "on_exceed" },
+	[OPTION_MAX_WAIT] = { "--max-wait", "max_wait_s" },
+	[OPTION_BACKGROUND] = { "--background", "background" },
+	[OPTION_LABEL] = { "--label", "label" },
+	[OPTION_RETRY_OF] = { "--retry-of", "retry_of" },
+	[OPTION_SESSION] = { "--session", NULL },
+	[OPTION_JSON_OUTCOME] = { "--json-outcome", NULL },
+	[OPTION_HOLD_FD] = { "--hold-fd", NULL },
+};
+
+static const char usage[] =
+	"usage: agentcgroup-run [OPTION...] -- COMMAND [ARGUMENT...]\n"
+	"Runs COMMAND as a tool call with its own limits and exits as it does.\n"
+	"\n"
+	"  --session NAME         the session that pays (default: the caller's own)\n"
+	"  --memory SIZE          expected peak, such as 512M or 2G\n"
+	"  --memory-max SIZE      hard cap\n"
+	"  --swap-max SIZE        swap at most\n"
+	"  --cpu CORES            cores expected\n"
+	"  --cpu-max CORES        cores at most\n"
+	"  --pids-max COUNT       processes and threads at most\n"
+	"  --io-weight WEIGHT     1 to 10000\n"
+	"  --latency CLASS        interactive, standard or batch\n"
+	"  --duration SECONDS     expected\n"
+	"  --timeout SECONDS      ends the call when it is over\n"
+	"  --on-exceed ACTION     throttle, wait or kill\n"
+	"  --max-wait SECONDS     for admission and for more memory\n"
+	"  --background ACTION    what outlives the command: kill or keep\n"
+	"  --label TEXT           for logs and reports\n"
+	"  --retry-of CALL        the call that this one tries again\n"
+	"  --json-outcome FILE    writes how the call ended\n"
+	"  --require              exits 69 without a daemon instead of running unmanaged\n"
+	"  --hold-fd FD           waits for one byte on FD, then runs COMMAND (no tool call)\n"
+	"\n"
+	"Exit status: the command's own; 124 timed out, 137 killed, 143 stopped,\n"
+	"75 refused, 77 not permitted, 78 not possible here, 2 usage, 69 no daemon.\n";
+
+static int wrong_usage(const char *argument, const char *problem)
+{
+	say(argument, ": ", problem, " (see agentcgroup-run --help)", NULL);
+	return EXIT_USAGE;
+}
+
+/* Index of the option that the argument begins with, or OPTION_COUNT. */
+static int lookup(const char *argument, const char **attached)
+{
+	const char *equals = strchr(argument, '=');
+	size_t size = equals ? (size_t)(equals - argument) : strlen(argument);
+	int i;
+
+	*attached = equals ? equals + 1 : NULL;
+	for (i = 0; i < OPTION_COUNT; i++)
+		if (strlen(known[i].name) == size && !memcmp(known[i].name, argument, size))
+			break;
+	return i;
+}
+
+static int show_usage(void)
+{
+	size_t size = sizeof(usage) - 1;
+
+	return write(STDOUT_FILENO, usage, size) == (ssize_t)size ? 0 : 1;
+}
+
+static int read_environment(struct options *options)
+{
+	const char *reconnect = getenv("AGENTCGROUP_RECONNECT_S");
+
+	options->reconnect_ms = DEFAULT_RECONNECT_MS;
+	if (!reconnect || !*reconnect || parse_seconds(reconnect, &options->reconnect_ms))
+		return -1;
+	say("AGENTCGROUP_RECONNECT_S: cannot use '", reconnect,
+	    "': write seconds as a number, such as 30 or 0.5", NULL);
+	return EXIT_BAD_CONFIG;
+}
+
+int options_parse(struct options *options, int argc, char **argv)
+{
+	int i;
+
+	for (i = 1; i < argc && argv[i][0] == '-'; i++) {
+		const char *attached;
+		int option;
+
+		if (!strcmp(argv[i], "--")) {
+			i++;
+			break;
+		}
+		if (!strcmp(argv[i], "--help"))
+			return show_usage();
+		if (!strcmp(argv[i], "--require")) {
+			options->require = true;
+			continue;
+		}
+		option = lookup(argv[i], &attached);
+		if (option == OPTION_COUNT)
+			return wrong_usage(argv[i], "no such option");
+		if (!attached && ++i == argc)
+			return wrong_usage(argv[i - 1], "a value is missing");
+		if (!attached)
+			attached = argv[i];
+		if (strlen(attached) > MAX_VALUE_BYTES)
+			return wrong_usage(known[option].name, "a value may have 1024 bytes");
+		options->value[option] = attached;
+	}
+	if (i >= argc)
+		return wrong_usage("COMMAND", "say what to run, after --");
+	options->command = argv + i;
+	return read_environment(options);
+}
+
+static void add_command(char **command, struct text *out)
+{
+	static char joined[MAX_COMMAND_BYTES];
+	struct text text = TEXT_IN(joined);
+
+	for (int i = 0; command[i]; i++) {
+		size_t size = strlen(command[i]), room;
+
+		if (i > 0)
+			text_add(&text, " ");
+		room = text.capacity - text.length;
+		text_add_bytes(&text, command[i], size < room ? size : room);
+	}
+	json_add_string(out, joined, text.length);
+}
+
+void options_add_intent(const struct options *options, struct text *out)
+{
+	text_add(out, "{\"command\":");
+	add_command(options->command, out);
+	for (int i = 0; i < OPTION_INTENTS; i++) {
+		const char *value = options->value[i];
+
+		if (!value)
+			continue;
+		text_add(out, ",\"");
+		text_add(out, known[i].field);
+		text_add(out, "\":");
+		json_add_string(out, value, strlen(value));
+	}
+	text_add(out, "}");
+}
