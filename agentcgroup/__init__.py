@@ -1,28 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A limit for every tool call of an AI agent, with a reason the agent can act on.
-
-`from agentcgroup import Client, Intent, Outcome` is the SDK; importing the package
-alone loads nothing else.
-"""
+"""A limit for every tool call of an AI agent, with a reason the agent can act on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import Client, Intent, Outcome
+    from .client import Client
+    from .types.intents import Intent
+    from .types.outcomes import Outcome
 
-__all__ = ["Client", "Intent", "Outcome"]
-__version__ = "0.1.0"
+__all__ = ["Client", "Intent", "Outcome", "version"]
+
+_WHERE = {"Client": ".client", "Intent": ".types.intents", "Outcome": ".types.outcomes"}
+
+
+def version() -> str:
+    """The installed package's version."""
+    from importlib.metadata import PackageNotFoundError, version as installed  # noqa: PLC0415
+
+    try:
+        return installed("agentcgroup")
+    except PackageNotFoundError:
+        return "0.1.0+source"
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from . import client  # noqa: PLC0415  (the point: nothing loads until asked for)
+    """Names are loaded when first used, so that importing the package costs nothing."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
 
-        return getattr(client, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return getattr(import_module(_WHERE[name], __name__), name)

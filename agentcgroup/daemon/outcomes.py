@@ -54,7 +54,11 @@ class OutcomeStore:
         entry = self._entries.get(call)
         return entry[1] if entry else None
 
-    def by_key(self, session: str, key: str) -> Outcome | None:
+    def by_key(self, session: str | None, key: str) -> Outcome | None:
+        """`session` None: whichever session used this key last."""
+        if session is None:
+            found = (o for k, o in reversed(self._entries.values()) if k == key)
+            return next(found, None)
         call = self._keys.get((session, key))
         return self.get(call) if call else None
 

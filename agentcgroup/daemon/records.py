@@ -103,6 +103,8 @@ class SessionRecord:
                 "containment_reason": self.containment_reason,
                 "agent": self.bound_agent.as_list() if self.bound_agent else None,
                 "origin": self.origin,
+                "pids_max": self.pids_max,
+                "reserve_bytes": self.reserve_bytes,
                 "boot": boot_id(),
             }
         )
@@ -131,6 +133,7 @@ class CallRecord:
     because: Because | None = None
     biggest: BiggestProcess | None = None
     oom_seen: bool = False
+    child_exit: tuple[int | None, int | None] | None = None
     high_since_raise: bool = False
     last_current_bytes: int = 0
     sample_interval_ns: int = 0

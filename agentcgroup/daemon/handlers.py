@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Method -> what the daemon does. One small function each; access was checked before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from .. import version
+from ..errors import InvalidValueError
+from ..protocol import messages as m
+from ..protocol.errors import Kind, ProtocolError
+from ..protocol.messages import Access
+from ..types import inputs as i
+from ..types.outcomes import Outcome, Reason
+from ..types.sessions import SessionSpec
+from ..types.steps import Advice, StepReport
+from .access import is_nested, nested_call
+from .calls import Calls
+from .core import Core
+from .outcomes import OutcomeStore
+from .records import CallRecord, SessionRecord
+from .server_request import RequestContext
+from .sessions import Sessions
+from .signals import Signals
+from .status import Status
+
+__all__ = ["Handlers"]
+
+
+class Handlers:
+    """The server's Handler. Results are JSON objects of the protocol's result models."""
+
+    def __init__(
+        self,
+        core: Core,
+        sessions: Sessions,
+        calls: Calls,
+        store: OutcomeStore,
+        signals: Signals,
+        status: Status,
+    ) -> None:
+        self._core = core
+        self._sessions = sessions
+        self._calls = calls
+        self._store = store
+        self._signals = signals
+        self._status = status
+        self._nested = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        sessions.on_agent_ended = self._agent_ended
+        self._table: dict[str, Callable[[RequestContext, Any], Awaitable[BaseModel]]] = {
+            "host.version": self._version,
+            "host.status": self._host_status,
+            "host.probe": self._probe,
+            "session.create": self._session_create,
+            "session.adopt": self._session_adopt,
+            "session.detach": self._session_detach,
+            "session.get": self._session_get,
+            "session.list": self._session_list,
+            "session.update": self._session_update,
+            "session.budget": self._session_budget,
+            "session.end": self._session_end,
+            "intent.declare": self._intent_declare,
+            "tool.begin": self._tool_begin,
+            "tool.update": self._tool_update,
+            "tool.get": self._tool_get,
+            "tool.list": self._tool_list,
+            "tool.end": self._tool_end,
+            "tool.resume": self._tool_resume,
+            "step.report": self._step_report,
+            "events.subscribe": self._subscribe,
+        }
+
+    async def __call__(self, context: RequestContext) -> dict[str, Any]:
+        result = await self._table[context.method.name](context, context.params)
+        return result.model_dump(mode="json")
+
+    # --- host
+
+    async def _version(self, context: RequestContext, params: m.NoParams) -> BaseModel:
+        return m.VersionResult(version=version(), protocol=m.PROTOCOL_VERSION)
+
+    async def _host_status(self, context: RequestContext, params: m.NoParams) -> BaseModel:
+        sessions = [self._sessions.info(s) for s in self._core.sessions.values()]
+        return m.AnyResult.model_validate(self._status.report(sessions))
+
+    async def _probe(self, context: RequestContext, params: m.NoParams) -> BaseModel:
+        return m.AnyResult.model_validate(self._status.probe())
+
+    # --- sessions
+
+    async def _session_create(self, context: RequestContext, params: SessionSpec) -> BaseModel:
+        fd = context.descriptor
+        try:
+            record = self._sessions.create(params, fd)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        self._signals.watch_session(record)
+        return m.SessionResult(session=self._sessions.info(record))
+
+    async def _session_adopt(self, context: RequestContext, params: m.SessionAdopt) -> BaseModel:
+        fd = context.descriptor
+        if fd is None and params.pid is not None:
+            try:
+                fd = os.pidfd_open(params.pid)
+            except ProcessLookupError:
+                raise InvalidValueError("pid", params.pid, "name a process that lives") from None
+        if fd is None:
+            raise InvalidValueError("pid", None, "name the process to adopt, or send its pidfd")
+        try:
+            spec = SessionSpec.model_validate(params.model_dump(exclude={"pid"}))
+            record = self._sessions.create(spec, fd, adopt=True)
+        finally:
+            os.close(fd)
+        self._signals.watch_session(record)
+        return m.SessionResult(session=self._sessions.info(record))
+
+    async def _session_detach(self, context: RequestContext, params: m.SessionRef) -> BaseModel:
+        record = self._sessions.get(params.session)
+        info = self._sessions.info(record)
+        await self._end_calls(record, kill=False)
+        self._signals.unwatch_session(record.name)
+        await self._sessions.detach(record)
+        return m.SessionResult(session=info)
+
+    async def _session_get(self, context: RequestContext, params: m.SessionRefOrOwn) -> BaseModel:
+        return m.SessionResult(session=self._sessions.info(self._session(context)))
+
+    async def _session_list(self, context: RequestContext, params: m.NoParams) -> BaseModel:
+        records = self._core.sessions.values()
+        return m.SessionList(sessions=[self._sessions.info(record) for record in records])
+
+    async def _session_update(self, context: RequestContext, params: m.SessionUpdate) -> BaseModel:
+        return m.SessionResult(session=self._sessions.info(self._sessions.update(params)))
+
+    async def _session_budget(
+        self, context: RequestContext, params: m.SessionRefOrOwn
+    ) -> BaseModel:
+        return self._sessions.budget(self._session(context))
+
+    async def _session_end(self, context: RequestContext, params: m.SessionRef) -> BaseModel:
+        record = self._sessions.get(params.session)
+        return m.EndResult(session=record.name, outcomes=await self._end_session(record))
+
+    # --- tool calls
+
+    async def _intent_declare(self, context: RequestContext, params: m.IntentDeclare) -> BaseModel:
+        session = self._session(context)
+        intent_id = self._calls.declarations.declare(
+            session.name, params.intent, params.match, params.ttl_s
+        )
+        return m.IntentResult(intent_id=intent_id)
+
+    async def _tool_begin(self, context: RequestContext, params: m.ToolBegin) -> BaseModel:
+        identity, fd = context.identity, context.descriptor
+        if identity.role is Access.LEAF:
+            if fd is not None:
+                os.close(fd)
+            return self._nested_begin(context)
+        try:
+            session = self._session_or_new(context, params)
+        except BaseException:
+            if fd is not None:
+                os.close(fd)
+            raise
+        try:
+            return await self._calls.begin(session, params, identity, fd)
+        except BaseException:
+            if session.spec.labels.get("for") == "one call" and not session.calls:
+                await self._end_session(session)
+            raise
+
+    def _nested_begin(self, context: RequestContext) -> BaseModel:
+        """From inside a leaf: it runs in that leaf, no new limits."""
+        outer = self._core.calls.get(context.identity.call or "")
+        session = context.identity.session or ""
+        return m.BeginResult(
+            call=nested_call(context.identity.call, next(self._nested)),
+            session=session,
+            limits=outer.limits.as_dict() if outer else {},
+            layers=self._calls.layers,
+            nested=True,
+            mode=self._core.sessions[session].mode.value,
+            intent_source="nested",
+        )
+
+    def _session_or_new(self, context: RequestContext, params: m.ToolBegin) -> SessionRecord:
+        """An administrator outside of every session gets one that ends with the call."""
+        if context.session is not None:
+            return self._session(context)
+        for record in self._core.sessions.values():
+            if params.key in record.keys:
+                return record
+        name = f"run-{context.identity.pid}"
+        if name in self._core.sessions:
+            name = f"{name}-{next(self._nested)}"
+        record = self._sessions.create(SessionSpec(name=name, labels={"for": "one call"}))
+        self._signals.watch_session(record)
+        return record
+
+    async def _tool_update(self, context: RequestContext, params: m.ToolUpdate) -> BaseModel:
+        fd = context.descriptor
+        try:
+            record = self._call(context, params.call)
+        except BaseException:
+            if fd is not None:
+                os.close(fd)
+            raise
+        if fd is not None:
+            self._calls.place_more(record, context.identity, fd)
+        if params.intent is not None:
+            given = {n: getattr(params.intent, n) for n in params.intent.model_fields_set}
+            record.intent = record.intent.model_copy(update=given)
+            now = self._core.clock.now_ns()
+            self._core.feed(i.CallUpdate(now, record.name, record.intent))
+        return m.UpdateResult(call=record.name, limits=record.limits.as_dict())
+
+    async def _tool_get(self, context: RequestContext, params: m.ToolRef) -> BaseModel:
+        name = params.call or context.identity.call
+        if name is None:
+            raise InvalidValueError("call", None, "name the tool call")
+        record = self._core.calls.get(name)
+        if record is not None and record.ending is None:
+            return m.CallResult(call=self._calls.info(record))
+        outcome = self._store.get(name)
+        if outcome is None:
+            raise self._unknown(name)
+        return m.CallResult(call=_ended(outcome))
+
+    async def _tool_list(self, context: RequestContext, params: m.ToolList) -> BaseModel:
+        session = context.session
+        calls = [
+            self._calls.info(record)
+            for record in self._core.calls.values()
+            if session is None or record.session == session
+        ]
+        if params.ended:
+            room = max(0, params.limit - len(calls))
+            calls += [_ended(outcome) for outcome in self._store.newest(session, room)]
+        return m.CallList(calls=calls[: params.limit])
+
+    async def _tool_end(self, context: RequestContext, params: m.ToolEnd) -> BaseModel:
+        if is_nested(params.call):
+            return m.OutcomeResult(outcome=_nested_outcome(context, params))
+        stored = self._store.get(params.call)
+        if stored is not None:
+            return m.OutcomeResult(outcome=stored)
+        record = self._call(context, params.call)
+        outcome = await self._calls.end(record, params.exit_code, params.signal)
+        await self._end_if_ephemeral(record.session)
+        return m.OutcomeResult(outcome=outcome)
+
+    async def _tool_resume(self, context: RequestContext, params: m.ToolResume) -> BaseModel:
+        record = self._by_key(context, params.key)
+        if record is None:
+            outcome = self._stored_by_key(context, params.key)
+            if outcome is None:
+                raise ProtocolError(
+                    Kind.NOT_FOUND, "no tool call was begun with this key", field="key",
+                    value=params.key, remedy="begin the call again with this key",
+                )  # fmt: skip
+            return m.CallResult(call=_ended(outcome))
+        if params.exit_code is None and params.signal is None:
+            return m.CallResult(call=self._calls.info(record))
+        outcome = await self._calls.end(record, params.exit_code, params.signal)
+        await self._end_if_ephemeral(record.session)
+        return m.CallResult(call=_ended(outcome))
+
+    # --- steps and events
+
+    async def _step_report(self, context: RequestContext, params: StepReport) -> BaseModel:
+        """Recorded for supervisor and traces; without a model the advice is to continue."""
+        session = self._session(context)
+        body = params.model_dump(mode="json", exclude_none=True, exclude={"session", "text"})
+        self._core.decisions.record(self._core.clock.now_ns(), "step", session.name, None, body)
+        return m.AdviceResult(advice=Advice.CONTINUE, reason="no supervisor model is loaded")
+
+    async def _subscribe(self, context: RequestContext, params: m.Subscribe) -> BaseModel:
+        connection, session, kinds = context.connection, context.session, set(params.kinds)
+
+        def deliver(record: dict[str, Any]) -> None:
+            if (session is None or record["session"] == session) and (
+                not kinds or record["kind"] in kinds
+            ):
+                connection.notify("event", record)
+
+        self._core.decisions.subscribe(connection.id, deliver)
+        connection.on_close(lambda: self._core.decisions.unsubscribe(connection.id))
+        return m.AnyResult.model_validate({"subscribed": True})
+
+    # --- parts
+
+    def _session(self, context: RequestContext) -> SessionRecord:
+        if context.session is None:
+            raise InvalidValueError("session", None, "name the session")
+        return self._sessions.get(context.session)
+
+    def _call(self, context: RequestContext, name: str) -> CallRecord:
+        record = self._core.calls.get(name)
+        if record is None:
+            raise self._unknown(name)
+        return record
+
+    def _unknown(self, name: str) -> ProtocolError:
+        return ProtocolError(
+            Kind.NOT_FOUND, f"there is no tool call '{name}'", field="call", value=name,
+            remedy="outcomes are kept for a while only; see: agentcgroup session show",
+        )  # fmt: skip
+
+    def _by_key(self, context: RequestContext, key: str) -> CallRecord | None:
+        for session in self._core.sessions.values():
+            if context.session is not None and session.name != context.session:
+                continue
+            name = session.keys.get(key)
+            if name is not None:
+                return session.calls[name]
+        return None
+
+    def _stored_by_key(self, context: RequestContext, key: str) -> Outcome | None:
+        return self._store.by_key(context.session, key)
+
+    async def _end_calls(self, session: SessionRecord, *, kill: bool) -> list[Outcome]:
+        outcomes = []
+        for record in list(session.calls.values()):
+            if record.leaf is None:
+                if record.admitted is not None and not record.admitted.done():
+                    gone = ProtocolError(
+                        Kind.REFUSED, "the session ended", field="session", value=session.name,
+                        remedy="begin it in another session",
+                    )  # fmt: skip
+                    record.admitted.set_exception(gone)
+                continue
+            if kill and record.killed is None and record.ending is None:
+                record.killed = Reason.KILLED_BY_POLICY
+                with contextlib.suppress(OSError):
+                    record.leaf.kill()
+            if kill or record.ending is not None:
+                outcomes.append(await self._calls.end(record, None, 9 if kill else None))
+        return outcomes
+
+    async def _end_session(self, record: SessionRecord) -> list[Outcome]:
+        outcomes = await self._end_calls(record, kill=True)
+        self._signals.unwatch_session(record.name)
+        self._calls.declarations.forget(record.name)
+        await self._sessions.end(record)
+        return outcomes
+
+    async def _end_if_ephemeral(self, name: str) -> None:
+        record = self._core.sessions.get(name)
+        if record is not None and record.spec.labels.get("for") == "one call" and not record.calls:
+            await self._end_session(record)
+
+    def _agent_ended(self, name: str) -> None:
+        record = self._core.sessions.get(name)
+        if record is None:
+            return
+
+        async def end() -> None:
+            await self._end_session(record)
+
+        task = asyncio.create_task(end())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _ended(outcome: Outcome) -> m.CallInfo:
+    return m.CallInfo(
+        call=outcome.call,
+        session=outcome.session,
+        state="ended",
+        command=outcome.command,
+        label=outcome.label,
+        waited_ms=outcome.waited_ms,
+        outcome=outcome,
+    )
+
+
+def _nested_outcome(context: RequestContext, params: m.ToolEnd) -> Outcome:
+    well = params.signal is None and params.exit_code == 0
+    return Outcome(
+        call=params.call,
+        session=context.identity.session or "",
+        reason=Reason.COMPLETED if well else Reason.FAILED,
+        exit_code=params.exit_code,
+        signal=params.signal,
+    )

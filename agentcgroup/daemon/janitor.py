@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slow housekeeping: page cache that keeps removed memcgs alive, leaves left behind.
+
+A removed cgroup's memcg lives on while pages are charged to it ("dying"). Each costs
+kernel memory, so past a bound the tree's page cache is reclaimed in small portions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from ..cgroupfs import files, parse
+from ..cgroupfs.api import CgroupLike
+from ..enforce.files import reclaim
+from ..errors import CgroupGoneError
+from ..units import MIB
+from .core import Core
+from .layout import BACKGROUND
+
+__all__ = ["Janitor"]
+
+_EVERY_S = 2.0
+_DYING_MOST = 200
+_PORTION_BYTES = 64 * MIB
+
+
+class Janitor:
+    def __init__(self, core: Core, root: CgroupLike) -> None:
+        self._core = core
+        self._root = root
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            for session in list(self._core.sessions.values()):
+                with contextlib.suppress(CgroupGoneError, OSError):
+                    self._remove_leftovers(session.tools)
+                    await self._release_dying(session.tools)
+
+    def _remove_leftovers(self, tools: CgroupLike) -> None:
+        for name in tools.children():
+            if name == BACKGROUND or name in self._core.calls:
+                continue
+            with contextlib.suppress(CgroupGoneError, OSError), tools.child(name) as leaf:
+                if not leaf.populated():
+                    leaf.remove_tree()
+
+    @staticmethod
+    async def _release_dying(tools: CgroupLike) -> None:
+        stat = parse.flat_keyed(tools.try_read(files.CGROUP_STAT) or "")
+        if stat.get("nr_dying_subsys_memory", stat.get("nr_dying_descendants", 0)) > _DYING_MOST:
+            await asyncio.to_thread(reclaim, tools, _PORTION_BYTES)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Composition root: the one place that picks concrete classes, starts and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from ..cgroupfs import tree
+from ..cgroupfs.handle import Cgroup
+from ..clock import MonotonicClock
+from ..errors import ConfigError, NotPermittedError
+from ..log import get_logger, setup_logging
+from ..policy.state import PolicyConfig
+from ..protocol.sockets import admin_socket_path
+from ..trace.format import TraceWriter
+from ..types import inputs as i
+from . import systemd
+from .calls import Calls
+from .config import Config, load_config
+from .core import Core
+from .decisions import Decisions
+from .ending import Ender
+from .guardian import Guardian
+from .handlers import Handlers
+from .janitor import Janitor
+from .outcomes import OutcomeStore
+from .recovery import Recovery
+from .registry import TreeRegistry
+from .rooting import host_budget_bytes, open_root
+from .sampler import Sampler
+from .server import Server
+from .sessions import Sessions
+from .signals import Signals
+from .status import Status
+
+__all__ = ["Daemon", "run"]
+
+_log = get_logger(__name__)
+
+
+class Daemon:
+    """start, wait, stop. Everything it starts it also ends."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._stopping = asyncio.Event()
+        self._watchdog: asyncio.Task[None] | None = None
+        self._made_root = False
+
+    async def start(self) -> None:
+        """Raises ConfigError or NotPermittedError before anything is left behind."""
+        config = self.config
+        if os.geteuid() != 0:
+            raise NotPermittedError("the daemon needs root: run it with sudo or as a service")
+        self.root, self._made_root = open_root(config.daemon.root)
+        clock = MonotonicClock()
+        budget = host_budget_bytes(self.root, config.host.memory_reserve)
+        tree_path = tree.proc_path(self.root)
+        run_dir = _run_dir(config)
+        self._decisions = Decisions(_decision_log(config))
+        self.core = Core(budget, _policy(config), clock, self._decisions)
+        state_dir = Path(config.daemon.state_dir)
+        self._store = OutcomeStore(
+            state_dir / "outcomes.jsonl", config.outcomes.keep, config.outcomes.keep_hours
+        )
+        self._signals = Signals(self.core)
+        self._signals.open(
+            self.root, tree_path.count("/"), use_bpf=config.daemon.memory_layers != "files"
+        )
+        sessions = Sessions(self.core, self.root, config.session, config.daemon.mode, Cgroup.open)
+        ender = Ender(self.core, self.root, self._store)
+        calls = Calls(
+            self.core, self.root, tree_path, self._store, ender, config.call, config.session
+        )
+        calls.watch_leaf, calls.unwatch_leaf = self._signals.watch, self._signals.unwatch
+        calls.layers = self._signals.layers()
+        Sampler(self.core, find_biggest=not self._signals.has_bpf("oom"))
+        found = await Recovery(
+            self.core, self.root, sessions, calls, ender, self._store, self._signals
+        ).run()
+        self._guardian = Guardian(
+            self.root, run_dir / "guardian.fifo", config.daemon.guardian_timeout_s, budget,
+            spawn=config.daemon.guardian and not _guardian_is_a_service(),
+        )  # fmt: skip
+        self._status = Status(
+            self.core, self.root, self._signals, config.daemon.mode,
+            lambda: self._guardian.pid, self._server_stats,
+        )  # fmt: skip
+        handlers = Handlers(self.core, sessions, calls, self._store, self._signals, self._status)
+        registry = TreeRegistry(self.core, self._store, tree_path)
+        self._server = Server(handlers, registry)
+        agent_socket = config.daemon.socket
+        try:
+            await self._server.start(
+                agent_socket, admin_socket_path(agent_socket), config.daemon.group
+            )
+        except BaseException:
+            await self._stop_parts(clean=False)
+            raise
+        if config.daemon.guardian:
+            self._guardian.start()
+        self._janitor = Janitor(self.core, self.root)
+        self._janitor.start()
+        _log.info(
+            "ready: root %s, budget %d MiB, mode %s, memory events by %s, found %s",
+            self.root.path, budget >> 20, config.daemon.mode.value, self._signals.source(), found,
+        )  # fmt: skip
+        systemd.notify("READY=1")
+        interval_s = systemd.watchdog_interval_s()
+        if interval_s is not None:
+            self._watchdog = asyncio.create_task(_pat_watchdog(interval_s))
+
+    def _server_stats(self) -> dict[str, int]:
+        return self._server.stats()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self._stopping.wait()
+
+    async def stop(self) -> None:
+        """A clean end: calls keep running with their limits; the next start adopts them."""
+        systemd.notify("STOPPING=1")
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        await self._janitor.stop()
+        await self._server.close()
+        if self.config.daemon.guardian:
+            await self._guardian.stop()
+        await self._stop_parts(clean=True)
+
+    async def _stop_parts(self, *, clean: bool) -> None:
+        self._signals.close()
+        self.core.close()
+        self._store.close()
+        self._decisions.close()
+        if self._made_root and not self.core.sessions:
+            with contextlib.suppress(OSError):
+                self.root.remove()
+        self.root.close()
+        if clean:
+            _log.info("stopped")
+
+    def _reload(self) -> None:
+        """SIGHUP: figures that can change under running calls; the rest needs a restart."""
+        try:
+            config = load_config(self.config_path)
+            budget = host_budget_bytes(self.root, config.host.memory_reserve)
+        except ConfigError as error:
+            _log.error("the configuration was not reloaded: %s", error)
+            return
+        self.core.state.config = _policy(config)
+        self.core.feed(i.HostBudget(self.core.clock.now_ns(), budget))
+        _log.info("configuration reloaded: budget %d MiB", budget >> 20)
+
+    config_path: str | None = None
+
+
+def run(config: Config, config_path: str | None = None) -> None:
+    """Run until SIGTERM or SIGINT."""
+    setup_logging(config.daemon.log_level)
+
+    async def main() -> None:
+        daemon = Daemon(config)
+        daemon.config_path = config_path
+        await daemon.start()
+        try:
+            await daemon.run()
+        finally:
+            await daemon.stop()
+
+    asyncio.run(main())
+
+
+def _policy(config: Config) -> PolicyConfig:
+    return PolicyConfig(
+        default_grant_bytes=config.call.memory,
+        step_bytes=config.policy.step,
+        throttle_max_ns=config.policy.throttle_max_ms * 1_000_000,
+        deadlock_after_ns=config.policy.deadlock_after_ms * 1_000_000,
+        term_grace_ns=int(config.call.term_grace_s * 1e9),
+        default_pids_max=config.call.pids_max,
+        default_max_wait_s=config.call.max_wait_s,
+    )
+
+
+def _decision_log(config: Config) -> TraceWriter | None:
+    if not config.daemon.decision_log:
+        return None
+    return TraceWriter(config.daemon.decision_log, host={"role": "daemon"})
+
+
+def _run_dir(config: Config) -> Path:
+    """Private daemons (another socket) keep their FIFO beside their own socket."""
+    default = Config().daemon
+    if config.daemon.socket == default.socket:
+        run_dir = Path(config.daemon.run_dir)
+    else:
+        run_dir = Path(admin_socket_path(config.daemon.socket)).parent
+    run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return run_dir
+
+
+def _guardian_is_a_service() -> bool:
+    return bool(os.environ.get("AGENTCGROUP_GUARDIAN_SERVICE"))
+
+
+async def _pat_watchdog(interval_s: float) -> None:
+    while True:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)

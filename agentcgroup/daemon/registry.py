@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cgroup path of a caller -> session and place in it. What identity asks per request."""
+
+from __future__ import annotations
+
+from . import layout
+from .core import Core
+from .identity import Location
+from .outcomes import OutcomeStore
+
+__all__ = ["TreeRegistry"]
+
+
+class TreeRegistry:
+    """`tree_path` is the tree as /proc/PID/cgroup shows it, without a final slash."""
+
+    def __init__(self, core: Core, store: OutcomeStore, tree_path: str) -> None:
+        self._core = core
+        self._store = store
+        self._prefix = tree_path + "/"
+
+    def locate(self, cgroup_path: str) -> Location | None:
+        if not cgroup_path.startswith(self._prefix):
+            return None
+        session, _, rest = cgroup_path[len(self._prefix) :].partition("/")
+        if session not in self._core.sessions:
+            return None
+        room, _, inner = rest.partition("/")
+        if room != layout.TOOLS:
+            return Location(session, "agent" if room else "session")
+        call = inner.partition("/")[0]
+        if call == layout.BACKGROUND:
+            return Location(session, "background")
+        return Location(session, "leaf", call or None)
+
+    def outside_session(self, pid: int, start_time: int) -> str | None:
+        for record in self._core.sessions.values():
+            agent = record.bound_agent
+            if agent is not None and agent.pid == pid and agent.start_ticks == start_time:
+                return record.name
+        return None
+
+    def session_of_call(self, call: str) -> str | None:
+        record = self._core.calls.get(call)
+        if record is not None:
+            return record.session
+        outcome = self._store.get(call)
+        return outcome.session if outcome else None

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `host.status` and `host.probe` tell. Keys are documented in docs/protocol.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from .. import version
+from ..cgroupfs.api import CgroupLike
+from ..policy.accounting import host_free_bytes
+from ..protocol.messages import SessionInfo
+from ..types.sessions import Mode
+from .core import Core
+from .signals import Signals
+
+__all__ = ["Status"]
+
+
+class Status:
+    def __init__(
+        self,
+        core: Core,
+        root: CgroupLike,
+        signals: Signals,
+        mode: Mode,
+        guardian_pid: Callable[[], int | None],
+        server_stats: Callable[[], dict[str, int]],
+    ) -> None:
+        self._core = core
+        self._root = root
+        self._signals = signals
+        self._mode = mode
+        self._guardian_pid = guardian_pid
+        self._server_stats = server_stats
+        self._started_ns = core.clock.now_ns()
+
+    def report(self, sessions: list[SessionInfo]) -> dict[str, Any]:
+        state = self._core.state
+        return {
+            "version": version(),
+            "pid": os.getpid(),
+            "mode": self._mode.value,
+            "root": self._root.path,
+            "uptime_s": round((self._core.clock.now_ns() - self._started_ns) / 1e9, 3),
+            "host": {
+                "budget_bytes": state.budget_bytes,
+                "free_bytes": host_free_bytes(state),
+            },
+            "layers": {
+                "memory": self._signals.layers(),
+                "cpu": ["files"],
+                "boundary": ["declared"],
+            },
+            "events_source": self._signals.source(),
+            "missing": self._signals.missing,
+            "bpf": {"programs": self._signals.programs(), "dropped": self._signals.dropped()},
+            "guardian_pid": self._guardian_pid(),
+            "decisions": self._core.decisions.counts,
+            "server": self._server_stats(),
+            "sessions": [info.model_dump(mode="json") for info in sessions],
+        }
+
+    def probe(self) -> dict[str, Any]:
+        from ..bpf.probe import probe_all as probe_bpf  # noqa: PLC0415  (only doctor asks)
+        from ..cgroupfs.probe import probe_all as probe_files  # noqa: PLC0415
+
+        found = [*probe_files(self._root), *probe_bpf()]
+        return {
+            "capabilities": [
+                {"name": c.name, "answer": c.answer.value, "reason": c.reason} for c in found
+            ]
+        }
