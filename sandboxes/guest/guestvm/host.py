@@ -86,8 +86,7 @@ def call(
         done = subprocess.run(
             words,
             input="" if text is None else text,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             errors="replace",
             cwd=cwd,

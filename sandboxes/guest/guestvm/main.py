@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tarfile
+import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -35,7 +36,7 @@ LOST = 125
 OUT_SIZE_BYTES = 4 << 30  # virtual; the file is sparse
 
 
-class Interrupted(Exception):
+class InterruptedBySignalError(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
         self.number = number
@@ -81,15 +82,19 @@ def main(arguments: list[str]) -> int:
     except GuestError as error:
         say(str(error))
         return LOST
-    except Interrupted as interrupted:
+    except InterruptedBySignalError as interrupted:
         return 128 + interrupted.number
+    except Exception:
+        # Our own fault must not look like the command's exit status 1.
+        traceback.print_exc()
+        return LOST
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     # A second signal must not interrupt the clean-up that the first one started.
     for every in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(every, signal.SIG_IGN)
-    raise Interrupted(number)
+    raise InterruptedBySignalError(number)
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -105,13 +110,13 @@ def _main(options: argparse.Namespace) -> int:
         if not (options.command or options.build):
             return 0
     kernel = kernels.resolve(cache, ROLES[options.kernel])
-    root = userland.ensure(cache, kernel.userland, CHECKOUT)
-    disk = product.ensure(cache, CHECKOUT)
+    guest = userland.ensure(cache, kernel.userland, CHECKOUT)
+    disk = product.ensure(cache, CHECKOUT, guest)
     if not options.command:
         return 0
     with run_directory(cache) as scratch:
         disks = [
-            qemu.Disk("root", root, "scratch"),
+            qemu.Disk("root", guest.image, "scratch"),
             qemu.Disk("modules", kernel.modules_image, "ro"),
             qemu.Disk("product", disk, "ro"),
             qemu.Disk("control", _control(options, scratch / "control.tar"), "ro"),

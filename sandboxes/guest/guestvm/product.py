@@ -74,17 +74,18 @@ def copy(checkout: Path, names: Iterable[str], target: Path) -> None:
             shutil.copy2(checkout / name, target / name, follow_symlinks=False)
 
 
-def ensure(cache: Cache, checkout: Path) -> Path:
-    """The product's disk image for what the checkout holds now."""
+def ensure(cache: Cache, checkout: Path, guest: userland.Built) -> Path:
+    """The product's disk image for what the checkout holds now, and for this userland."""
     names = files(checkout)
     wheel = _wheel(cache, checkout, names)
-    key = hashlib.sha256((content_hash(checkout, names) + wheel.parent.name).encode())
-    entry = f"product-{key.hexdigest()[:16]}"
+    parts = f"{content_hash(checkout, names)} {wheel.parent.name} {guest.python_version}"
+    entry = f"product-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
     def build(work: Path) -> None:
         tree = work / "tree"
         copy(checkout, names, tree / "src")
         install(wheel, tree)
+        guest.compile(tree / "site", "/opt/agentcgroup/site")
         shutil.copytree(tree / "src/sandboxes/guest/inside", tree / "guest")
         room = int(tree_size_bytes(tree) * 1.2) + (4 << 20)
         make_ext4(work / "product.img", room, source=tree, label="product")
@@ -164,7 +165,5 @@ def console_scripts(entry_points: str) -> dict[str, str]:
 
 def _launcher(target: str) -> str:
     module, function = target.split(":")
-    return (
-        "#!/usr/bin/python3\nimport sys\n"
-        f"from {module} import {function}\nsys.exit({function}())\n"
-    )
+    lines = ("#!/usr/bin/python3", "import sys", f"from {module} import {function}")
+    return "\n".join((*lines, f"sys.exit({function}())", ""))

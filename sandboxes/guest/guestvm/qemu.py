@@ -112,7 +112,7 @@ def running(
             pass_fds=list(descriptors.values()),
             env={**os.environ, "TMPDIR": str(scratch)},
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  # no threads here
         )
     except BaseException:
         for end in (*ours.values(), *theirs.values()):

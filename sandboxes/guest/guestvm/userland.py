@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tomllib
@@ -18,13 +19,14 @@ from pathlib import Path
 from guestvm import archive
 from guestvm.host import Cache, GuestError, call, make_ext4, program
 
-RECIPE_VERSION = 1  # raise it to rebuild images after a change to this file
+KEEP = 2  # two checkouts with different dependencies can take turns
+RECIPE_VERSION = 2  # raise it to rebuild images after a change to this file
 IMAGE_SIZE_BYTES = 8 << 30  # virtual; the file is sparse
 PACKAGES = (
     "systemd-sysv", "udev", "dbus", "iproute2", "kmod", "procps", "util-linux", "psmisc",
     "python3", "python3-venv", "libbpf1", "bpftool", "runc", "iptables",
     "busybox-static", "stress-ng", "gcc", "make", "libc6-dev", "git", "sqlite3", "strace",
-    "ca-certificates", "xz-utils", "zstd", "file", "acl", "attr",
+    "ca-certificates", "xz-utils", "zstd", "file", "acl", "attr", "e2fsprogs",
 )  # fmt: skip
 
 
@@ -105,8 +107,35 @@ def builder(cache: Cache, build_requirements: list[str]) -> Path:
     return cache.path(f"builder-{key}.env") / "bin/python"
 
 
-def ensure(cache: Cache, suite: str, source_tree: Path) -> Path:
-    """The userland's disk image, built if this recipe and these dependencies are new."""
+@dataclass(frozen=True)
+class Built:
+    """A userland in the cache: its disk, and its interpreter for use on this machine."""
+
+    directory: Path
+    python_version: str
+
+    @property
+    def image(self) -> Path:
+        return self.directory / "root.img"
+
+    def compile(self, tree: Path, path_inside: str) -> None:
+        """Byte-compile a tree with the guest's own Python, for where it will be mounted.
+
+        Nothing inside can write beside the product's read-only files, and compiling them again
+        at every start of a command costs seconds under emulation.
+        """
+        interpreter = self.directory / "python"
+        libraries = interpreter / "lib"
+        call(
+            [libraries / "ld-linux-x86-64.so.2", "--library-path", libraries,
+             interpreter / "usr/bin/python3", "-S", "-m", "compileall", "-q",
+             "--invalidation-mode", "unchecked-hash", "-s", tree, "-p", path_inside, tree],
+            environment={"PYTHONHOME": str(interpreter / "usr")},
+        )  # fmt: skip
+
+
+def ensure(cache: Cache, suite: str, source_tree: Path) -> Built:
+    """The userland, built if this recipe and these dependencies are new."""
     userland = USERLANDS[suite]
     text = (source_tree / "pyproject.toml").read_text(encoding="utf-8")
     wanted = requirements(text)
@@ -119,12 +148,29 @@ def ensure(cache: Cache, suite: str, source_tree: Path) -> Path:
         _download_wheels(builder(cache, build_requirements), userland.python, wanted, wheels)
         _bootstrap(userland, wheels, work / "root")
         shutil.rmtree(wheels)
+        _keep_interpreter(work / "root", userland.python, work / "python")
         make_ext4(work / "root.img", IMAGE_SIZE_BYTES, source=work / "root", label="root")
         shutil.rmtree(work / "root")
 
     announce = f"building the Debian {suite} userland (once, some minutes)"
     directory = cache.entry(f"userland-{suite}-{key}", build, announce)
-    return directory / "root.img"
+    os.utime(directory)
+    cache.prune(f"userland-{suite}-", KEEP)
+    return Built(directory, userland.python)
+
+
+def _keep_interpreter(root: Path, version: str, target: Path) -> None:
+    """Copy what the guest's Python needs to run here, under its own C library."""
+    libraries = root / "usr/lib/x86_64-linux-gnu"
+    (target / "usr/bin").mkdir(parents=True)
+    (target / "lib").mkdir()
+    shutil.copy(root / f"usr/bin/python{version}", target / "usr/bin/python3")
+    shutil.copytree(
+        root / f"usr/lib/python{version}", target / f"usr/lib/python{version}",
+        ignore=shutil.ignore_patterns("__pycache__", "config-*", "sitecustomize.py", "test"),
+    )  # fmt: skip
+    for pattern in ("ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1"):
+        shutil.copy(libraries / pattern, target / "lib" / pattern)
 
 
 def _download_wheels(python: Path, version: str, wanted: list[str], target: Path) -> None:
