@@ -113,8 +113,9 @@ static __always_inline bool reported_already(struct task_struct *task, u32 pid)
 	struct exiting who = { .start_ns = BPF_CORE_READ(task, group_leader, start_time), .pid = pid };
 	u32 one = 1;
 
+	/* alone now: a sibling that was reaped since may have reported */
 	if (BPF_CORE_READ(task, signal, nr_threads) <= 1)
-		return false;
+		return bpf_map_lookup_elem(&acg_exiting, &who) != NULL;
 	return bpf_map_update_elem(&acg_exiting, &who, &one, BPF_NOEXIST) != 0;
 }
 

@@ -15,19 +15,20 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CLANG_OLDEST = 14  # 16 and newer are what the objects are tested with
-SHIM_PROGRAMS = ("agentcgroup-run", "agentcgroup-guardian")
+PROGRAMS = ("agentcgroup-run", "agentcgroup-guardian")
 ON_PATH = "agentcgroup-run"
 ERROR_LINE = re.compile(r"(fatal error|error):|\*\*\*|not found|No such file")
 
 
 class NotBuiltError(Exception):
-    """Why a group of files can't be built here, in one line."""
+    """Why files can't be built here, in one line."""
 
 
 class AgentcgroupBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -37,27 +38,28 @@ class AgentcgroupBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         root = Path(self.root)
         out = root / "agentcgroup" / "_built"
         out.mkdir(exist_ok=True)
-        report: dict[str, str] = {}
         built: list[Path] = []
+        report: dict[str, str] = {}
+        problems: dict[str, list[str]] = {}
         for name, off, build in (
             ("bpf", "BPF layers are off", build_bpf),
-            ("shim", "agentcgroup-run and the guardian are left out", build_shim),
+            *((name, f"{name} is left out", partial(build_program, name)) for name in PROGRAMS),
         ):
             try:
-                files, how = build(root, out)
+                files, report[name] = build(root, out)
+                built += files
             except NotBuiltError as problem:
                 report[name] = f"{off}: {problem}"
-                self.app.display_warning(f"agentcgroup: {off}: {problem}")
-            else:
-                report[name] = how
-                built += files
+                problems.setdefault(str(problem), []).append(off)
+        for problem, offs in problems.items():
+            self.app.display_warning(f"agentcgroup: {', '.join(offs)}: {problem}")
         (out / "build.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         if not built:
             return
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"
-        if (out / ON_PATH) in built and version != "editable":
+        if out / ON_PATH in built and version != "editable":
             build_data["shared_scripts"][str(out / ON_PATH)] = ON_PATH
 
 
@@ -82,25 +84,24 @@ def build_bpf(root: Path, out: Path) -> tuple[list[Path], str]:
     raise NotBuiltError(problem)
 
 
-def build_shim(root: Path, out: Path) -> tuple[list[Path], str]:
-    """Compile the static C programs; (programs, by what)."""
+def build_program(name: str, root: Path, out: Path) -> tuple[list[Path], str]:
+    """Compile one of the static C programs; (it, by what)."""
     shim = root / "sandboxes" / "shim"
-    programs = [out / name for name in SHIM_PROGRAMS]
-    if not (shim / "Makefile").exists():
-        discard(programs)
-        raise NotBuiltError("sandboxes/shim is not in this source tree")
-    cc = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    program = out / name
+    cc = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "cc", "clang")), None)
     try:
+        if not (shim / "Makefile").exists():
+            raise NotBuiltError("sandboxes/shim is not in this source tree")
         if cc is None:
             raise NotBuiltError("no C compiler on PATH (gcc libc6-dev make)")
-        run_make(shim, f"CC={cc}")
-        install([shim / ".output" / name for name in SHIM_PROGRAMS], out, mode=0o755)
+        run_make(shim, f"CC={cc}", f".output/{name}")
+        install([shim / ".output" / name], out, mode=0o755)
     except NotBuiltError:
-        if up_to_date(programs, [*shim.glob("*.c"), *shim.glob("*.h")]):
-            return programs, "built earlier"
-        discard(programs)
+        if up_to_date([program], [*shim.glob("*.c"), *shim.glob("*.h")]):
+            return [program], "built earlier"
+        discard([program])
         raise
-    return programs, cc
+    return [program], cc
 
 
 def find_clangs() -> list[tuple[str, int]]:
@@ -148,7 +149,7 @@ def install(files: list[Path], out: Path, *, mode: int) -> None:
 
 
 def up_to_date(built: list[Path], sources: list[Path]) -> bool:
-    if not all(file.exists() for file in built):
+    if not built or not sources or not all(file.exists() for file in built):
         return False
     return min(f.stat().st_mtime for f in built) >= max(f.stat().st_mtime for f in sources)
 

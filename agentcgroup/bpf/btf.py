@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 
-from ..errors import NotSupportedError
+from ..errors import InconclusiveError, NotSupportedError
 from .libbpf import LibBpf, load_libbpf
 
 __all__ = ["Btf", "Kind", "Member"]
@@ -23,6 +24,8 @@ class Kind:
     VOLATILE, CONST, RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC = range(9, 16)
     FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = range(16, 20)
 
+
+KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 
 _HEADER = struct.Struct("=III")
 _PAIR = struct.Struct("=II")
@@ -62,11 +65,14 @@ class Btf:
     def of_kernel(cls) -> Btf:
         """The running kernel's. Raises NotSupportedError if it has none."""
         library = load_libbpf()
-        table = library.btf__load_vmlinux_btf()
-        if not table:
+        try:
+            table = library.check_pointer(library.btf__load_vmlinux_btf(), "kernel BTF")
+        except OSError as error:
+            if KERNEL_BTF.exists():
+                raise InconclusiveError(f"cannot read {KERNEL_BTF}: {error.strerror}") from None
             raise NotSupportedError(
-                "the kernel has no BTF (/sys/kernel/btf/vmlinux): CONFIG_DEBUG_INFO_BTF is off"
-            )
+                f"the kernel has no BTF ({KERNEL_BTF}): CONFIG_DEBUG_INFO_BTF is off"
+            ) from None
         return cls(library, table, owned=True)
 
     @classmethod

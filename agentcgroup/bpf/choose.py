@@ -11,7 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["CAPABILITIES", "Capability", "Choice", "KernelFacts", "Program", "choose", "gather"]
+__all__ = [
+    "CAPABILITIES",
+    "MEMORY_OBJECT",
+    "TOOLCALL_OBJECT",
+    "Capability",
+    "Choice",
+    "KernelFacts",
+    "Program",
+    "choose",
+    "gather",
+]
 
 MEMORY_OBJECT = "memory.bpf.o"
 TOOLCALL_OBJECT = "toolcall.bpf.o"

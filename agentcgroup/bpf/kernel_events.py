@@ -67,7 +67,8 @@ class KernelEvents:
 
         `gap_ns`: least time between two memory events of one kind and cgroup. `ring_bytes`:
         size of each ring buffer, a power of two, else as built. `only`: these capabilities.
-        Raises NotSupportedError if the kernel or this installation offers none of it.
+        Raises NotSupportedError if the kernel or this installation offers none of it,
+        InconclusiveError if that can't be told.
         """
         kernel = Btf.of_kernel()
         try:
