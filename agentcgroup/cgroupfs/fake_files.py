@@ -28,9 +28,9 @@ def read(node: Node, file: str) -> str:
     if reader is not None:
         return reader(node)
     if file in _WRITERS_ONLY:
-        raise refusal(errno.EACCES)
+        raise refusal(errno.EINVAL)
     if file == files.CPU_WEIGHT and node.setting(files.CPU_IDLE) == "1":
-        return "0"
+        return "1"
     return node.setting(file)
 
 
@@ -43,7 +43,8 @@ def write(kernel: FakeKernel, node: Node, file: str, text: str) -> None:
         if file in table:
             _set(kernel, node, file, table[file][1](text))
             return
-    raise refusal(errno.EACCES)
+    # What the kernel answers to root; others meet the file's mode first.
+    raise refusal(errno.EINVAL)
 
 
 def _set(kernel: FakeKernel, node: Node, file: str, value: str) -> None:

@@ -134,7 +134,7 @@ SETTINGS: Final[dict[str, dict[str, tuple[str, Format]]]] = {
         files.MEMORY_SWAP_MAX: (files.MAX, _memory),
     },
     "cpu": {
-        files.CPU_IDLE: ("0", _BIT_ERANGE),
+        files.CPU_IDLE: ("0", _BIT_EINVAL),
         files.CPU_MAX: ("max 100000", _cpu_max),
         files.CPU_WEIGHT: ("100", _bounded(1, 10_000, errno.ERANGE)),
     },

@@ -184,14 +184,14 @@ class TestControlFiles:
             (files.CPU_WEIGHT, "x", errno.EINVAL),
             (files.CPU_MAX, "10", errno.EINVAL),
             (files.CPU_MAX, "5000 10", errno.EINVAL),
-            (files.CPU_IDLE, "2", errno.ERANGE),
+            (files.CPU_IDLE, "2", errno.EINVAL),
             (files.CGROUP_FREEZE, "2", errno.ERANGE),
             (files.CGROUP_FREEZE, "x", errno.EINVAL),
             (files.CGROUP_KILL, "0", errno.ERANGE),
             (files.CGROUP_PROCS, "x", errno.EINVAL),
             (files.CGROUP_SUBTREE_CONTROL, "+nonsense", errno.EINVAL),
             (files.CGROUP_SUBTREE_CONTROL, "memory", errno.EINVAL),
-            (files.CGROUP_EVENTS, "1", errno.EACCES),
+            (files.CGROUP_EVENTS, "1", errno.EINVAL),
         ],
     )
     def test_refused_names_file_and_value(
@@ -224,7 +224,8 @@ class TestControlFiles:
         call = host.root.create("call")
         call.write(files.CPU_WEIGHT, "50")
         call.write(files.CPU_IDLE, "1")
-        assert call.read(files.CPU_WEIGHT) == "0"
+        # The lowest share there is: 0 or 1 by kernel.
+        assert call.read_int(files.CPU_WEIGHT) in (0, 1)
         with pytest.raises(OSError) as caught:
             call.write(files.CPU_WEIGHT, "50")
         assert caught.value.errno == errno.EINVAL
@@ -232,8 +233,9 @@ class TestControlFiles:
         assert call.read(files.CPU_WEIGHT) == "100"
 
     def test_write_only_file(self, host: Backend) -> None:
-        with pytest.raises(PermissionError):
+        with pytest.raises(OSError, match=files.CGROUP_KILL) as caught:
             host.root.read(files.CGROUP_KILL)
+        assert caught.value.errno == errno.EINVAL
 
     def test_missing_file_names_the_controller(self, host: Backend) -> None:
         call = host.root.create("call")
