@@ -175,14 +175,14 @@ int fcntl(int fd, int command, ...)
 	return (int)CALL3(SYS_fcntl, fd, command, argument);
 }
 
+int mkfifo(const char *path, mode_t mode)
+{
+	return (int)CALL4(SYS_mknodat, AT_FDCWD, path, S_IFIFO | mode, 0);
+}
+
 int fstat(int fd, struct stat *info)
 {
 	return (int)CALL3(SYS_fstat, fd, info, 0);
-}
-
-int ftruncate(int fd, off_t size)
-{
-	return (int)CALL3(SYS_ftruncate, fd, size, 0);
 }
 
 int pipe2(int fds[2], int flags)

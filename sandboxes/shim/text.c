@@ -8,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PREFIX "agentcgroup: "
+const char *say_prefix = "agentcgroup: ";
 
 void text_add_bytes(struct text *text, const char *data, size_t size)
 {
@@ -154,7 +154,7 @@ void say(const char *part, ...)
 	va_list list;
 
 	text.capacity--;
-	text_add(&text, PREFIX);
+	text_add(&text, say_prefix);
 	va_start(list, part);
 	for (; part; part = va_arg(list, const char *)) {
 		size_t size = strlen(part), room = text.capacity - text.length;
@@ -184,7 +184,7 @@ void say_foreign(const char *data, size_t size)
 		struct text out = TEXT_IN(page);
 		size_t i = 0;
 
-		text_add(&out, PREFIX);
+		text_add(&out, say_prefix);
 		while (i < size && data[i] != '\n' && out.length < sizeof(page) - 8) {
 			size_t control = control_size((const unsigned char *)data + i, size - i);
 

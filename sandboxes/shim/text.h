@@ -35,7 +35,9 @@ int64_t now_ms(void);
 /* Name of an errno value in plain words. */
 const char *error_text(int error);
 
-/* One line on stderr made of all the parts (end with NULL), after "agentcgroup: ". */
+extern const char *say_prefix;
+
+/* One line on stderr made of all the parts (end with NULL), after the prefix. */
 void say(const char *part, ...) __attribute__((sentinel));
 
 /* Foreign text on stderr: each line prefixed, control characters replaced. */
