@@ -99,9 +99,7 @@ def _play_group(
             SessionPlayer(job, place, speed=options.speed, start_ns=start_ns, folder=folder)
             for job, place in zip(jobs, places, strict=True)
         ]
-        watched = {
-            player.job.name: (player.place.cgroup, player.result) for player in players
-        }
+        watched = {player.job.name: (player.place.cgroup, player.result) for player in players}
         try:
             with Observer(watched, start_ns=start_ns, sample_ms=options.sample_ms):
                 for player in players:

@@ -11,9 +11,9 @@ from typing import Protocol
 
 from ..cgroupfs.api import CgroupLike
 from ..types.intents import Intent
-from .process import release, spawn_held
+from .process import start_in
 
-__all__ = ["CallEnd", "PlainPlace", "Place", "Shares"]
+__all__ = ["CallEnd", "Place", "PlainPlace", "Shares"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +106,8 @@ class PlainPlace:
             self._shares.give_back(self._share_bytes)
 
     def agent(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
-        return self._start(argv, follow=True)
+        return start_in(self._cgroup.move, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def call(self, argv: Sequence[str], intent: Intent) -> CallEnd:
-        self._start(argv).wait()
+        start_in(self._cgroup.move, argv, stdin=subprocess.DEVNULL).wait()
         return CallEnd()
-
-    def _start(self, argv: Sequence[str], *, follow: bool = False) -> subprocess.Popen[bytes]:
-        process = spawn_held(argv, follow=follow)
-        try:
-            self._cgroup.move(process.pid)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        release(process, follow=follow)
-        return process

@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ..client.child import WaitingChild
 from ..trace.model import Sample
 from . import worker
 
-__all__ = ["WorkerFiles", "WorkerReport", "release", "spawn_held"]
-
-# The shell waits for one line, so that the process can be placed before it is Python.
-_HOLD = 'read -r go || exit 125; exec "$@"'
+__all__ = ["WorkerFiles", "WorkerReport", "start_in"]
 
 
 @dataclass(slots=True)
@@ -78,28 +78,20 @@ class WorkerFiles:
     def _killed(self) -> WorkerReport:
         try:
             done, _, peak = worker.PROGRESS.unpack(self._progress.read_bytes())
-        except (FileNotFoundError, worker.struct.error):
+        except (FileNotFoundError, struct.error):
             return WorkerReport()
         return WorkerReport(samples_done=done, peak_bytes=peak)
 
 
-def spawn_held(argv: Sequence[str], *, follow: bool = False) -> subprocess.Popen[bytes]:
-    """A process that becomes `argv` once released; with `follow` its pipes stay open."""
-    return subprocess.Popen(
-        ["/bin/sh", "-c", _HOLD, "sh", *argv],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE if follow else subprocess.DEVNULL,
-        start_new_session=True,  # the terminal's Ctrl-C is for the driver alone
-    )
-
-
-def release(process: subprocess.Popen[bytes], *, follow: bool = False) -> None:
-    """Let it go on. It may have been killed while it waited."""
-    assert process.stdin is not None
+def start_in(
+    place: Callable[[int], None], argv: Sequence[str], **popen_options: Any
+) -> subprocess.Popen[Any]:
+    """Start `argv` once `place` has put its waiting process where it belongs."""
+    # A session of its own: the terminal's Ctrl-C is for the driver alone.
+    child = WaitingChild(list(argv), {"start_new_session": True, **popen_options})
     try:
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        if not follow:
-            process.stdin.close()
-    except BrokenPipeError:
-        return
+        place(child.process.pid)
+    except BaseException:
+        child.abandon()
+        raise
+    return child.release()

@@ -61,9 +61,12 @@ def pass_on(cgroup: Cgroup, controller: str, *, required: bool) -> None:
 
 
 class PrivateTree:
-    """`<root>/<name>` with memory.max and no swap; leaving it kills and removes all below."""
+    """`<root>/<name>` without swap; leaving it kills and removes all below.
 
-    def __init__(self, root: Cgroup, name: str, total_bytes: int) -> None:
+    `total_bytes` becomes memory.max; None leaves it unlimited.
+    """
+
+    def __init__(self, root: Cgroup, name: str, total_bytes: int | None) -> None:
         self._root = root
         self._name = name
         self._total_bytes = total_bytes
@@ -72,7 +75,8 @@ class PrivateTree:
     def __enter__(self) -> Self:
         self.cgroup = self._root.create(self._name)
         try:
-            self.cgroup.write(files.MEMORY_MAX, str(self._total_bytes))
+            if self._total_bytes is not None:
+                self.cgroup.write(files.MEMORY_MAX, str(self._total_bytes))
             self._no_swap(self.cgroup)
         except BaseException:
             self.cgroup.remove()
@@ -82,7 +86,7 @@ class PrivateTree:
 
     def session(self, name: str, memory_max_bytes: int | None = None) -> Cgroup:
         """A child for one session."""
-        for controller in ("memory", "cpu"):
+        for controller in ("memory", "cpu", "pids"):
             pass_on(self.cgroup, controller, required=controller == "memory")
         child = self.cgroup.create(name)
         self._no_swap(child)

@@ -78,7 +78,10 @@ def session_from_trace(trace: Trace, source: Path, session: str | None = None) -
         ),
         source=str(source),
         notes=tuple(notes),
-        step_bytes=OWN_TRACE_STEP_BYTES,
+        step_bytes=next(
+            (r["step_bytes"] for r in mine if r["kind"] == "session" and "step_bytes" in r),
+            OWN_TRACE_STEP_BYTES,
+        ),
     )
 
 
