@@ -66,11 +66,11 @@ class Status:
         from ..bpf.probe import probe_all as probe_bpf  # noqa: PLC0415  (only doctor asks)
         from ..cgroupfs.probe import probe_all as probe_files  # noqa: PLC0415
 
-        found = [(c.name, c.answer, c.reason) for c in probe_files(self._root)]
-        found += [(f"bpf {n}", f.answer, f.reason) for n, f in probe_bpf().items()]
+        found = [(c.name, c.answer.value, c.reason) for c in probe_files(self._root)]
+        found += [(f"bpf {n}", f.answer.value, f.reason) for n, f in probe_bpf().items()]
         return {
             "capabilities": [
-                {"name": name, "answer": answer.value, "reason": reason}
+                {"name": name, "answer": answer, "reason": reason}
                 for name, answer, reason in found
             ]
         }
