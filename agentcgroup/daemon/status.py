@@ -70,7 +70,6 @@ class Status:
         found += [(f"bpf {n}", f.answer.value, f.reason) for n, f in probe_bpf().items()]
         return {
             "capabilities": [
-                {"name": name, "answer": answer, "reason": reason}
-                for name, answer, reason in found
+                {"name": name, "answer": answer, "reason": reason} for name, answer, reason in found
             ]
         }
