@@ -230,8 +230,8 @@ def test_public_names() -> None:
     import agentcgroup
     import agentcgroup.client
 
-    assert agentcgroup.__all__ == ["Client", "Intent", "Outcome"]
-    assert set(agentcgroup.__all__) <= set(dir(agentcgroup))
+    assert set(agentcgroup.__all__) == {"Client", "Intent", "Outcome", "version"}
+    assert all(hasattr(agentcgroup, name) for name in agentcgroup.__all__)
     assert all(hasattr(agentcgroup.client, name) for name in agentcgroup.client.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Clinet'"):
         agentcgroup.Clinet  # noqa: B018
