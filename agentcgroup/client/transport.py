@@ -54,7 +54,8 @@ class Connection:
         if self._pid != os.getpid() or self._socket.fileno() < 0 or self._lines:
             return False
         try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._socket.setblocking(False)
+            self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:
