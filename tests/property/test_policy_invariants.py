@@ -100,7 +100,9 @@ def check(state: PolicyState) -> None:
     assert host_free_bytes(state) >= 0, "grants and reserves exceed the host's budget"
     for session in state.sessions.values():
         assert session_free_bytes(state, session) >= 0
-        assert set(session.calls) == {c for c, s in state.calls.items() if s.session == session.name}
+        assert set(session.calls) == {
+            c for c, s in state.calls.items() if s.session == session.name
+        }
     for call in state.calls.values():
         assert call.phase is CallPhase.QUEUED or call.grant_bytes <= call.cap_bytes
         assert (call.phase is CallPhase.FROZEN) == (call.frozen_since_ns is not None)

@@ -47,7 +47,10 @@ class TestProc:
         script = "import sys; sys.stdin.read()"
         words = [sys.executable, "-c", script, "a\x1b[31mb\nc" + "x" * 200]
         with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
-            text = proc.cmdline(process.pid, limit=120)
+            # Popen returns at exec, a moment before the new arguments can be read.
+            while (text := proc.cmdline(process.pid, limit=120)) is not None:
+                if text.startswith(sys.executable):
+                    break
             process.communicate()
         assert text is not None
         assert text.startswith(sys.executable)
