@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,15 +67,9 @@ class Tree:
     def run(
         self, where: Path, *command: str, stdin: str | None = None
     ) -> subprocess.CompletedProcess[bytes]:
-        procs = str(where / "cgroup.procs")
-
-        def enter() -> None:
-            with open(procs, "w") as file:
-                file.write("0")
-
         return subprocess.run(
             command,
-            preexec_fn=enter,  # one thread, and the very order under test
+            preexec_fn=entering(where),
             check=False,
             capture_output=True,
             input=stdin.encode() if stdin else None,
@@ -83,9 +78,44 @@ class Tree:
     def python(self, where: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         return self.run(where, sys.executable, "-S", "-E", "-c", code, *arguments)
 
+    @contextmanager
+    def throttled_hog(self, where: Path) -> Iterator[None]:
+        """A process above any memory.high that these tests set, which never gets done."""
+        hog = subprocess.Popen(
+            [
+                sys.executable,
+                "-S",
+                "-E",
+                "-c",
+                f"{HOG.format(mib=48)}\nimport time; time.sleep(99)",
+            ],
+            preexec_fn=entering(where),  # noqa: PLW1509
+        )
+        try:
+            yield
+        finally:
+            hog.kill()
+            hog.wait()
+
     def remove(self) -> None:
         for directory in (self.leaf, self.root, self.outside):
             remove_cgroup(directory)
+
+
+def entering(where: Path) -> Callable[[], None]:
+    """For a child before its exec: the order that tool calls have too."""
+    procs = str(where / "cgroup.procs")
+
+    def enter() -> None:
+        with open(procs, "w") as file:
+            file.write("0")
+
+    return enter
+
+
+def high_count(where: Path) -> int:
+    counts = dict(line.split() for line in (where / "memory.events").read_text().splitlines())
+    return int(counts["high"])
 
 
 def remove_cgroup(directory: Path) -> None:
@@ -285,17 +315,8 @@ def test_oom_of_a_group_names_every_member(tree: Tree, events: KernelEvents) -> 
 def test_memory_high_is_told_with_figures(tree: Tree, events: KernelEvents) -> None:
     (tree.leaf / "memory.high").write_text(str(16 * MIB))
     (tree.root / "memory.max").write_text(str(512 * MIB))
-    hog = subprocess.Popen(
-        [sys.executable, "-S", "-E", "-c", "import time; time.sleep(0.5); "
-         + HOG.format(mib=24) + "; time.sleep(60)"]
-    )  # fmt: skip
-    (tree.leaf / "cgroup.procs").write_text(str(hog.pid))
-    try:
-        got = Collector(events)
-        told = got.wait(MemoryEvent, lambda event: event.kind == "high")
-    finally:
-        hog.kill()
-        hog.wait()
+    with tree.throttled_hog(tree.leaf):
+        told = Collector(events).wait(MemoryEvent, lambda event: event.kind == "high")
     assert told.cgroup_id == cgroup_id(tree.leaf)
     assert told.high_bytes == 16 * MIB
     assert told.max_bytes is None
@@ -319,11 +340,14 @@ def test_memory_events_are_rate_limited(tree: Tree) -> None:
     with KernelEvents.open(
         cgroup_id(tree.watched), 2, gap_ns=3_600_000_000_000, only=frozenset({"memory"})
     ) as events:
-        tree.python(tree.leaf, HOG.format(mib=13))
         got = Collector(events)
-        got.wait(MemoryEvent, lambda event: event.kind == "high")
-        highs = [event for event in got.all_of(MemoryEvent) if event.kind == "high"]
-        assert len(highs) == 1
+        with tree.throttled_hog(tree.leaf):
+            got.wait(MemoryEvent, lambda event: event.kind == "high")
+            until = time.monotonic() + DEADLINE_S
+            while high_count(tree.leaf) < 5 and time.monotonic() < until:
+                time.sleep(0.02)
+        assert high_count(tree.leaf) >= 5
+        assert len([event for event in got.all_of(MemoryEvent) if event.kind == "high"]) == 1
 
 
 def test_what_the_ring_cannot_hold_is_counted(tree: Tree) -> None:
