@@ -107,7 +107,7 @@ def _local() -> list[Fact]:
     else:
         facts.append(("cgroup2", "yes", f"mounted at {mount}"))
         facts += _of_files()
-    return [*facts, *_facts(probe_bpf().values())]
+    return [*facts, *_facts(probe_bpf())]
 
 
 def _peer_pidfd() -> Fact:

@@ -371,11 +371,21 @@ def test_session_run_refused_runs_nothing(daemon: FakeDaemon, run: Run, tmp_path
     assert not (tmp_path / "ran").exists()
 
 
-def test_signals_reach_the_command() -> None:
-    process = subprocess.Popen(
-        ["sh", "-c", "trap 'exit 5' TERM; kill -TERM $PPID; while :; do sleep 0.02; done"]
-    )
-    assert processes.wait_forwarding(process) == 5
+def test_signals_reach_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "trap 'exit 5' TERM; read go; kill -TERM $PPID; while :; do sleep 0.02; done"
+    with subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE) as process:
+        wait = process.wait
+
+        def go_and_wait() -> int:
+            """By now the handlers are there: a signal meets them, not this test run."""
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            return wait()
+
+        monkeypatch.setattr(process, "wait", go_and_wait)
+        assert processes.wait_forwarding(process) == 5
+        monkeypatch.undo()
 
 
 def test_config_check(run: Run, tmp_path: Path) -> None:
