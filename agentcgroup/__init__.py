@@ -17,11 +17,11 @@ _WHERE = {"Client": ".client", "Intent": ".types.intents", "Outcome": ".types.ou
 
 def version() -> str:
     """The installed package's version."""
-    from importlib.metadata import PackageNotFoundError, version as installed  # noqa: PLC0415
+    from importlib import metadata  # noqa: PLC0415
 
     try:
-        return installed("agentcgroup")
-    except PackageNotFoundError:
+        return metadata.version("agentcgroup")
+    except metadata.PackageNotFoundError:
         return "0.1.0+source"
 
 

@@ -66,6 +66,8 @@ static __always_inline void read_argv(struct acg_command *command, struct task_s
 	u64 len = BPF_CORE_READ(task, mm, arg_end) - start;
 
 	command->argv_cut = len > ACG_ARGV_LEN;
+	/* one check, on the very register that the helper gets: the verifier tracks no copies */
+	barrier_var(len);
 	if (len > ACG_ARGV_LEN)
 		len = ACG_ARGV_LEN;
 	/* the arguments were just written by this task, so they are resident */

@@ -22,6 +22,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CLANG_OLDEST = 14  # 16 and newer are what the objects are tested with
+BPF_PACKAGES = "Debian packages clang-16 libbpf-dev"
 PROGRAMS = ("agentcgroup-run", "agentcgroup-guardian")
 ON_PATH = "agentcgroup-run"
 ERROR_LINE = re.compile(r"(fatal error|error):|\*\*\*|not found|No such file")
@@ -69,12 +70,13 @@ def build_bpf(root: Path, out: Path) -> tuple[list[Path], str]:
     objects = [out / f"{source.name.removesuffix('.c')}.o" for source in sources]
     if not sources:
         raise NotBuiltError("bpf/ holds no programs")
-    problem = f"no clang {CLANG_OLDEST} or newer on PATH (16 is best: clang-16 libbpf-dev)"
+    problem = f"no clang {CLANG_OLDEST} or newer on PATH ({BPF_PACKAGES})"
     for clang, version in find_clangs():
         try:
             run_make(root / "bpf", f"CLANG={clang}")
         except NotBuiltError as failed:
-            problem = f"clang {version}: {failed}"
+            hint = f" ({BPF_PACKAGES})" if "bpf/" in str(failed) else ""
+            problem = f"clang {version}: {failed}{hint}"
             continue
         install([root / "bpf" / ".output" / built.name for built in objects], out, mode=0o644)
         return objects, f"clang {version}"
@@ -93,7 +95,7 @@ def build_program(name: str, root: Path, out: Path) -> tuple[list[Path], str]:
         if not (shim / "Makefile").exists():
             raise NotBuiltError("sandboxes/shim is not in this source tree")
         if cc is None:
-            raise NotBuiltError("no C compiler on PATH (gcc libc6-dev make)")
+            raise NotBuiltError("no C compiler on PATH (Debian packages gcc libc6-dev make)")
         run_make(shim, f"CC={cc}", f".output/{name}")
         install([shim / ".output" / name], out, mode=0o755)
     except NotBuiltError:

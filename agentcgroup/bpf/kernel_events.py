@@ -9,7 +9,6 @@ Times are CLOCK_MONOTONIC nanoseconds. Not for use by two threads at a time.
 from __future__ import annotations
 
 import struct
-from collections import deque
 from types import TracebackType
 
 from ..errors import InvalidValueError, NotSupportedError
@@ -43,7 +42,7 @@ class KernelEvents:
         self._objects = objects
         self._missing = missing
         self._capabilities = [c.name for c in choice.chosen if c.name not in missing]
-        self._events: deque[KernelEvent] = deque()
+        self._events: list[KernelEvent] = []
         self._decoders: list[Decoder] = []
         self._roots: dict[int, int] = {}
         rings = []
@@ -67,9 +66,24 @@ class KernelEvents:
 
         `gap_ns`: least time between two memory events of one kind and cgroup. `ring_bytes`:
         size of each ring buffer, a power of two, else as built. `only`: these capabilities.
-        Raises NotSupportedError if the kernel or this installation offers none of it,
-        InconclusiveError if that can't be told.
+        Raises NotSupportedError if the kernel or this installation offers none of it.
         """
+        try:
+            return cls._open(root_cgroup_id, root_level, gap_ns, ring_bytes, only)
+        except OSError as error:
+            if isinstance(error, NotSupportedError):
+                raise
+            raise NotSupportedError(f"BPF programs can't be used: {error}") from error
+
+    @classmethod
+    def _open(
+        cls,
+        root_cgroup_id: int,
+        root_level: int,
+        gap_ns: int,
+        ring_bytes: int | None,
+        only: frozenset[str] | None,
+    ) -> KernelEvents:
         kernel = Btf.of_kernel()
         try:
             facts = gather(kernel.function_parameters, kernel.tracepoint_parameters)
@@ -119,9 +133,10 @@ class KernelEvents:
         return self._rings.fileno()
 
     def read(self) -> list[KernelEvent]:
-        """All events that are there, oldest first within a kind. Never blocks."""
+        """All events that are there, oldest first. Never blocks."""
         self._rings.consume()
-        events = list(self._events)
+        # each ring is in order, the two together are not
+        events = sorted(self._events, key=lambda event: event.t_ns)
         self._events.clear()
         return events
 

@@ -29,7 +29,8 @@ BUILT = Path(__file__).resolve().parent.parent / "_built"
 
 _FAILED_PROGRAM = re.compile(r"prog '([^']+)': (?:BPF program load failed|failed to |relo )")
 _LOG_NOISE = re.compile(
-    r"^libbpf: |-- (BEGIN|END) PROG LOAD LOG --|^processed \d+ insns|^$|^\d+: \(|^; |^R\d.*=.*R\d"
+    r"^$|^libbpf: |-- (BEGIN|END) PROG LOAD LOG --|^processed \d+ insns"
+    r"|^\d+: (\(|R\d)|^; |^R\d.*=.*R\d"  # instructions, source lines, registers
 )
 _TELLING_LINES = 2
 _U32 = struct.Struct("=I")

@@ -71,9 +71,9 @@ def probe(name: str) -> Finding:
     return finding
 
 
-def probe_all() -> dict[str, Finding]:
+def probe_all() -> list[Finding]:
     """Every capability, the ones that others build on first."""
-    return {name: probe(name) for name in _PROBES}
+    return [probe(name) for name in _PROBES]
 
 
 def forget() -> None:

@@ -18,8 +18,17 @@ from .transport import RETRY_S, Connection, Endpoint
 
 __all__ = ["Channels"]
 
-# What the agent socket says to a caller that is nobody's agent, or asks for another's.
-_NOT_HERE = frozenset({Kind.NO_SESSION, Kind.NO_IDENTITY, Kind.NOT_PERMITTED, Kind.NOT_FOUND})
+# What the agent socket says to a caller that is nobody's agent (or that it cannot tell,
+# on a kernel without SO_PEERPIDFD), or that names what is not its own.
+_NOT_HERE = frozenset(
+    {
+        Kind.NO_SESSION,
+        Kind.NO_IDENTITY,
+        Kind.NOT_PERMITTED,
+        Kind.NOT_FOUND,
+        Kind.NOT_SUPPORTED,
+    }
+)
 _REMEMBER_ABSENT_S = 30.0
 
 

@@ -150,10 +150,10 @@ class Client:
         """How a call ended; None while it runs."""
         return self.call(call).outcome
 
-    def report_step(self, step: StepReport | None = None, **fields: Any) -> AdviceResult:
+    def report_step(self, report: StepReport | None = None, /, **fields: Any) -> AdviceResult:
         """Tell the supervisor about one step of the agent's loop."""
-        report = parse(StepReport, {**(_wire(step) if step else {}), **fields})
-        return AdviceResult.model_validate(self._channels.as_agent("step.report", _wire(report)))
+        told = parse(StepReport, {**(_wire(report) if report else {}), **fields})
+        return AdviceResult.model_validate(self._channels.as_agent("step.report", _wire(told)))
 
     # Sessions
 

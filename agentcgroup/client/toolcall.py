@@ -19,7 +19,13 @@ import time
 from types import TracebackType
 from typing import Any
 
-from ..errors import DaemonUnavailableError, IntentRejectedError, RefusedError, RemoteError
+from ..errors import (
+    ConfigError,
+    DaemonUnavailableError,
+    IntentRejectedError,
+    RefusedError,
+    RemoteError,
+)
 from ..log import get_logger, warn_once
 from ..protocol.errors import Kind
 from ..protocol.messages import BeginResult, CallInfo, CallResult, OutcomeResult, UpdateResult
@@ -35,7 +41,8 @@ __all__ = ["CompletedCall", "ToolCall"]
 _log = get_logger(__name__)
 _REFUSALS = frozenset({Kind.REFUSED, Kind.WAIT_TIMEOUT, Kind.OVER_BUDGET, Kind.TOO_MANY})
 _DEFAULT_MAX_WAIT_S = 300.0
-_RESUME_WINDOW_S = 10.0
+_RECONNECT_ENVIRONMENT = "AGENTCGROUP_RECONNECT_S"
+_RECONNECT_S = 30.0
 
 
 class CompletedCall(subprocess.CompletedProcess[Any]):
@@ -283,7 +290,7 @@ class ToolCall:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        deadline_s = time.monotonic() + _RESUME_WINDOW_S
+        deadline_s = time.monotonic() + _reconnect_s()
         while True:
             connection = self._endpoint.acquire(max(0.0, deadline_s - time.monotonic()))
             try:
@@ -335,3 +342,16 @@ class ToolCall:
             label=self.intent.label, command=self.intent.command,
             exit_code=status.get("exit_code"), signal=status.get("signal"), message=message,
         )  # fmt: skip
+
+
+def _reconnect_s() -> float:
+    """How long a running call looks for a daemon that went away (as agentcgroup-run does)."""
+    text = os.environ.get(_RECONNECT_ENVIRONMENT)
+    if not text:
+        return _RECONNECT_S
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        raise ConfigError(
+            _RECONNECT_ENVIRONMENT, text, "write seconds as a number, such as 30 or 0.5"
+        ) from None

@@ -53,9 +53,8 @@ class Connection:
         """False after a fork, a close, or when the daemon has gone meanwhile."""
         if self._pid != os.getpid() or self._socket.fileno() < 0 or self._lines:
             return False
-        # With a timeout set, Python would wait that long before it even asks the kernel.
-        self._socket.settimeout(0)
         try:
+            self._socket.setblocking(False)
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True

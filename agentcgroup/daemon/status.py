@@ -67,10 +67,9 @@ class Status:
         from ..cgroupfs.probe import probe_all as probe_files  # noqa: PLC0415
 
         found = [(c.name, c.answer.value, c.reason) for c in probe_files(self._root)]
-        found += [(f"bpf {n}", f.answer.value, f.reason) for n, f in probe_bpf().items()]
+        found += [(f"bpf {f.name}", f.answer.value, f.reason) for f in probe_bpf()]
         return {
             "capabilities": [
-                {"name": name, "answer": answer, "reason": reason}
-                for name, answer, reason in found
+                {"name": name, "answer": answer, "reason": reason} for name, answer, reason in found
             ]
         }

@@ -6,7 +6,7 @@
  * good order. When that stops, everything the daemon holds back is let go within the
  * limits that the kernel keeps: frozen leaves thaw, grants rise to a share of what is
  * free, and an epoch tells a returning daemon that its picture is old. Repeated each
- * second until heartbeats are back. All memory is static, locked at the start.
+ * second (or timeout, if that is shorter) until heartbeats are back. All memory is static, locked at the start.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -189,13 +189,14 @@ static void take_over(bool first, bool left)
 static int watch(void)
 {
 	int64_t watchdog_ms = notify_watchdog_ms();
+	int64_t repeat_ms = options.timeout_ms < REPEAT_MS ? options.timeout_ms : REPEAT_MS;
 	int64_t beat_ms = now_ms(), acted_ms = 0, told_ms = beat_ms;
 	bool silent = false, left = false;
 
 	for (;;) {
 		struct pollfd fifo = { fifo_fd, POLLIN, 0 };
 		int64_t now = now_ms();
-		int64_t due = silent ? acted_ms + REPEAT_MS : beat_ms + options.timeout_ms;
+		int64_t due = silent ? acted_ms + repeat_ms : beat_ms + options.timeout_ms;
 		char byte;
 
 		if (watchdog_ms > 0 && told_ms + watchdog_ms < due)
@@ -219,7 +220,7 @@ static int watch(void)
 				say("heartbeats are back", NULL);
 			silent = left = false;
 			beat_ms = now;
-		} else if (silent ? now >= acted_ms + REPEAT_MS : now >= beat_ms + options.timeout_ms) {
+		} else if (silent ? now >= acted_ms + repeat_ms : now >= beat_ms + options.timeout_ms) {
 			take_over(!silent, left);
 			silent = true;
 			acted_ms = now;

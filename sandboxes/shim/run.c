@@ -384,6 +384,8 @@ static enum ask ask(int *status)
 		/* One allowance for a daemon that breaks at once again and again. */
 		if (!run.contacted || now_ms() - connected_ms > CONNECT_MS)
 			deadline_ms = now_ms() + run.options.reconnect_ms;
+		else if (now_ms() >= deadline_ms)
+			return unmanaged("the daemon hangs up instead of answering", status);
 		run.contacted = true;
 		if (wait_event(now_ms() + CONNECT_INTERVAL_MS) == EVENT_SIGNAL && held_signal(status))
 			return ASK_EXIT;

@@ -24,11 +24,18 @@ PACKAGES = {
     "modprobe": "kmod",
     "busybox": "busybox-static",
     "git": "git",
+    # The product's wheel carries compiled BPF objects and static C programs.
+    "make": "make",
+    "cc": "gcc",
 }
 FILES = {
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
     "/usr/share/seabios/bios-256k.bin": "seabios",
+    "/usr/include/stdlib.h": "libc6-dev",
+    "/usr/include/bpf/bpf_helpers.h": "libbpf-dev",
 }
+CLANGS = ("clang", *(f"clang-{major}" for major in range(16, 30)))
+CLANG_PACKAGES = {"clang-16", "llvm-16"}
 # Administrators' programs are outside an ordinary user's PATH on Debian.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
@@ -51,6 +58,8 @@ def program(name: str) -> str:
 def missing_packages() -> list[str]:
     wanted = {p for name, p in PACKAGES.items() if not shutil.which(name, path=SEARCH_PATH)}
     wanted |= {package for path, package in FILES.items() if not Path(path).exists()}
+    if not any(shutil.which(name, path=SEARCH_PATH) for name in CLANGS):
+        wanted |= CLANG_PACKAGES
     try:
         import ensurepip  # noqa: F401, PLC0415  # Debian splits it off into python3-venv
     except ImportError:

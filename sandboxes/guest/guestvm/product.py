@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import configparser
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from guestvm import userland
-from guestvm.host import Cache, GuestError, call, make_ext4, program, tree_size_bytes
+from guestvm.host import Cache, GuestError, call, make_ext4, program, say, tree_size_bytes
 
 BUILT = "agentcgroup/_built"
 SHIM = "agentcgroup-run"
@@ -118,6 +119,9 @@ def _wheel(cache: Cache, checkout: Path, names: list[str]) -> Path:
              "-w", work, source],
         )  # fmt: skip
         shutil.rmtree(source)
+        for built in work.glob("*.whl"):
+            for line in left_out(built):
+                say(line)
 
     directory = cache.entry(f"wheel-{key}", build, "building the wheel")
     os.utime(directory)
@@ -125,6 +129,15 @@ def _wheel(cache: Cache, checkout: Path, names: list[str]) -> Path:
     if len(wheels) != 1:
         raise GuestError(f"expected one wheel in {directory}, found {len(wheels)}; remove it")
     return wheels[0]
+
+
+def left_out(wheel: Path) -> list[str]:
+    """What the wheel's build says it could not compile here."""
+    with zipfile.ZipFile(wheel) as archive:
+        if f"{BUILT}/build.json" not in archive.namelist():
+            return []
+        report = json.loads(archive.read(f"{BUILT}/build.json"))
+    return [text for text in report.values() if " off: " in text or " left out: " in text]
 
 
 def install(wheel: Path, tree: Path) -> None:

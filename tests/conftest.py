@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tests run where. What can't run here is deselected, never skipped.
+
+guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip there would
+be a hole that looks like a pass, so it is turned into a failure. data: only with
+AGENTCGROUP_DATA. campaign, soak: only when asked for with -m.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+INSIDE = os.environ.get("AGENTCGROUP_GUEST") == "1"
+CGROUPFS = Path("/sys/fs/cgroup")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not INSIDE:
+        return
+    if os.geteuid() != 0:
+        raise pytest.UsageError("AGENTCGROUP_GUEST=1, but this is not root")
+    if not (CGROUPFS / "cgroup.controllers").exists():
+        raise pytest.UsageError(f"AGENTCGROUP_GUEST=1, but {CGROUPFS} is not cgroup v2")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    asked = config.getoption("markexpr") or ""
+    left_out = {name for name in ("soak", "campaign") if name not in asked}
+    if not INSIDE:
+        left_out.add("guest")
+    if not os.environ.get("AGENTCGROUP_DATA"):
+        left_out.add("data")
+    out = [item for item in items if left_out & {mark.name for mark in item.iter_markers()}]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if INSIDE and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in the guest, where nothing may skip: {report.longrepr}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if INSIDE and report.outcome == "skipped":
+        report.outcome = "failed"
+        report.longrepr = f"module skipped in the guest, where nothing may skip: {report.longrepr}"

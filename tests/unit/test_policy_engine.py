@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy told as short stories: what goes in, which actions come out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentcgroup.errors import InvalidValueError
+from agentcgroup.policy.engine import new_state, next_deadline_ns, step
+from agentcgroup.policy.state import PolicyConfig
+from agentcgroup.types import actions as act
+from agentcgroup.types import inputs as i
+from agentcgroup.types.intents import Intent, Priority
+from agentcgroup.types.sessions import Mode
+from agentcgroup.units import GIB, MIB
+
+MS = 1_000_000
+S = 1_000 * MS
+
+
+class Story:
+    """Feeds inputs at a running time and keeps what policy asked for."""
+
+    def __init__(self, budget: int = GIB, **config: Any) -> None:
+        self.state = new_state(budget, PolicyConfig(**config))
+        self.now_ns = 0
+        self.log: list[act.Action] = []
+
+    def feed(self, what: i.Input) -> list[act.Action]:
+        self.state, actions = step(self.state, what)
+        self.log += actions
+        return actions
+
+    def session(self, name: str, priority: Priority = Priority.NORMAL, **more: Any) -> None:
+        given = {"budget_bytes": None, "reserve_bytes": 0, **more}
+        self.feed(i.SessionBegin(self.now_ns, name, priority, **given))
+
+    def begin(self, session: str, call: str, **intent: Any) -> list[act.Action]:
+        return self.feed(i.CallBegin(self.now_ns, session, call, Intent(**intent)))
+
+    def sample(self, call: str, current: int) -> list[act.Action]:
+        return self.feed(i.CallSample(self.now_ns, call, current))
+
+    def end(self, call: str) -> list[act.Action]:
+        return self.feed(i.CallEnd(self.now_ns, call))
+
+    def later(self, ns: int) -> list[act.Action]:
+        self.now_ns += ns
+        return self.feed(i.Tick(self.now_ns))
+
+    def run_until_quiet(self, seconds: float = 1000) -> None:
+        """Tick at every deadline policy names, as the daemon's timer does."""
+        end_ns = self.now_ns + int(seconds * S)
+        while (due := next_deadline_ns(self.state)) is not None and due <= end_ns:
+            self.now_ns = max(self.now_ns, due)
+            self.feed(i.Tick(self.now_ns))
+
+
+def of(kind: type, actions: list[act.Action]) -> list[Any]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def test_a_call_that_fits_is_placed_with_its_grant_and_the_tools_cap() -> None:
+    story = Story(GIB)
+    story.session("a", budget_bytes=512 * MIB, reserve_bytes=64 * MIB)
+    (placed,) = story.begin("a", "c1", memory="200M")
+    assert isinstance(placed, act.Place)
+    assert placed.limits.memory_high_bytes == 200 * MIB
+    assert placed.limits.memory_max_bytes == 448 * MIB
+    assert placed.limits.swap_max_bytes == 0
+    assert placed.limits.pids_max == 512
+
+
+def test_nothing_declared_means_the_default_grant() -> None:
+    story = Story()
+    story.session("a")
+    (placed,) = story.begin("a", "c1")
+    assert placed.limits.memory_high_bytes == PolicyConfig().default_grant_bytes
+
+
+def test_what_can_never_fit_is_refused_with_a_remedy() -> None:
+    story = Story(GIB)
+    story.session("a", budget_bytes=512 * MIB)
+    (refused,) = story.begin("a", "c1", memory="800M")
+    assert isinstance(refused, act.Refuse)
+    assert refused.kind == "over_budget"
+    assert "512 MiB" in refused.remedy
+    assert not story.state.calls
+
+
+def test_what_does_not_fit_now_waits_and_is_placed_when_memory_is_back() -> None:
+    story = Story(GIB)
+    story.session("a")
+    story.begin("a", "c1", memory="700M")
+    (waits,) = story.begin("a", "c2", memory="700M")
+    assert isinstance(waits, act.Wait)
+    assert of(act.Place, story.end("c1"))[0].call == "c2"
+
+
+def test_the_queue_is_by_priority_then_age() -> None:
+    story = Story(GIB)
+    for name, priority in (("low", Priority.LOW), ("high", Priority.HIGH)):
+        story.session(name, priority)
+    story.begin("low", "c1", memory="900M")
+    story.begin("low", "c2", memory="900M")
+    story.begin("high", "c3", memory="900M")
+    assert [p.call for p in of(act.Place, story.end("c1"))] == ["c3"]
+
+
+def test_a_wait_ends_with_a_refusal_after_max_wait() -> None:
+    story = Story(GIB)
+    story.session("a")
+    story.begin("a", "c1", memory="900M")
+    story.begin("a", "c2", memory="900M", max_wait_s=10)
+    assert not of(act.Refuse, story.later(9 * S))
+    (refused,) = of(act.Refuse, story.later(2 * S))
+    assert (refused.call, refused.kind) == ("c2", "wait_timeout")
+
+
+def test_a_growing_call_gets_more_before_it_hits_its_line() -> None:
+    story = Story(GIB)
+    story.session("a")
+    story.begin("a", "c1", memory="128M")
+    (grant,) = of(act.SetGrant, story.sample("c1", 120 * MIB))
+    assert grant.grant_bytes > 128 * MIB
+    assert grant.because.code is act.Code.GROWING
+
+
+def test_growth_stops_at_the_cap() -> None:
+    story = Story(GIB)
+    story.session("a")
+    story.begin("a", "c1", memory="128M", memory_max="150M")
+    story.sample("c1", 126 * MIB)
+    assert story.state.calls["c1"].grant_bytes == 150 * MIB
+    assert story.sample("c1", 150 * MIB) == []
+
+
+def test_an_unused_grant_is_taken_back_after_a_while() -> None:
+    story = Story(GIB)
+    story.session("a")
+    story.begin("a", "c1")
+    for current in range(100, 600, 40):
+        story.sample("c1", current * MIB)
+    grown = story.state.calls["c1"].grant_bytes
+    story.sample("c1", 50 * MIB)
+    story.now_ns += 300 * MS
+    (taken,) = of(act.SetGrant, story.sample("c1", 50 * MIB))
+    assert taken.because.code is act.Code.UNUSED
+    assert 128 * MIB <= taken.grant_bytes < grown
+
+
+def test_a_declared_grant_is_not_taken_back() -> None:
+    story = Story(GIB)
+    story.session("a")
+    story.begin("a", "c1", memory="600M")
+    story.sample("c1", 10 * MIB)
+    story.now_ns += S
+    assert of(act.SetGrant, story.sample("c1", 10 * MIB)) == []
+
+
+def test_unused_grants_of_others_are_lent_before_anybody_waits() -> None:
+    story = Story(512 * MIB)
+    story.session("low", Priority.LOW)
+    story.session("high", Priority.HIGH)
+    story.begin("low", "c1", memory="300M")
+    story.sample("c1", 20 * MIB)
+    story.begin("high", "c2", memory="200M")
+    actions = story.sample("c2", 200 * MIB)
+    assert [(a.call, a.because.code) for a in of(act.SetGrant, actions)] == [
+        ("c1", act.Code.YIELD_TO_HIGHER),
+        ("c2", act.Code.GROWING),
+    ]
+
+
+def test_throttle_is_bounded_then_frozen_then_thawed_with_a_grant() -> None:
+    story = Story(512 * MIB, deadlock_after_ns=100 * S)
+    story.session("high", Priority.HIGH)
+    story.session("low", Priority.LOW)
+    story.begin("high", "h", memory="370M")
+    story.sample("h", 350 * MIB)
+    story.begin("low", "l", memory="128M")
+    story.sample("l", 128 * MIB)
+    assert not of(act.Freeze, story.later(100 * MS))
+    assert of(act.Freeze, story.later(200 * MS))[0].call == "l"
+    actions = story.end("h")
+    assert of(act.SetGrant, actions)[0].call == "l"
+    assert of(act.Thaw, actions)[0].call == "l"
+
+
+def test_on_exceed_wait_freezes_at_once_and_is_killed_after_its_wait() -> None:
+    story = Story(512 * MIB)
+    story.session("a")
+    story.session("b", Priority.HIGH)
+    story.begin("b", "big", memory="350M")
+    story.sample("big", 300 * MIB)
+    story.begin("a", "c1", memory="150M", on_exceed="wait", max_wait_s=5)
+    assert of(act.Freeze, story.sample("c1", 150 * MIB))
+    assert not of(act.Kill, story.later(4 * S))
+    (killed,) = of(act.Kill, story.later(2 * S))
+    assert (killed.call, killed.reason) == ("c1", "killed_by_policy")
+
+
+def test_on_exceed_kill_makes_the_expectation_the_cap() -> None:
+    story = Story(GIB)
+    story.session("a")
+    (placed,) = story.begin("a", "c1", memory="100M", on_exceed="kill")
+    assert placed.limits.memory_max_bytes == 100 * MIB
+
+
+def test_a_deadlock_costs_one_call_the_lowest() -> None:
+    story = Story(400 * MIB)
+    for name, priority in (("high", Priority.HIGH), ("low", Priority.LOW)):
+        story.session(name, priority)
+    story.begin("high", "h", memory="190M")
+    story.begin("low", "l", memory="190M")
+    story.sample("l", 170 * MIB)
+    story.sample("h", 195 * MIB)
+    story.sample("l", 195 * MIB)
+    story.run_until_quiet(10)
+    kills = of(act.Kill, story.log)
+    assert [k.call for k in kills] == ["l"]
+    assert kills[0].because.code is act.Code.DEADLOCK
+    story.end("l")
+    assert story.state.calls["h"].blocked_since_ns is None
+
+
+def test_no_deadlock_while_somebody_can_still_finish() -> None:
+    story = Story(400 * MIB)
+    for name in ("a", "b", "c"):
+        story.session(name)
+    story.begin("c", "runs", memory="20M")
+    story.begin("a", "x", memory="180M")
+    story.begin("b", "y", memory="180M")
+    story.sample("x", 190 * MIB)
+    story.sample("y", 190 * MIB)
+    story.run_until_quiet(60)
+    assert of(act.Kill, story.log) == []
+
+
+def test_timeout_is_sigterm_then_grace_then_kill() -> None:
+    story = Story()
+    story.session("a")
+    story.begin("a", "c1", timeout_s=10)
+    assert of(act.Terminate, story.later(10 * S))
+    assert not of(act.Kill, story.later(4 * S))
+    (killed,) = of(act.Kill, story.later(2 * S))
+    assert killed.reason == "timed_out"
+
+
+def test_a_lower_session_leaves_the_higher_ones_share_alone() -> None:
+    story = Story(900 * MIB)
+    story.session("high", Priority.HIGH)
+    story.session("low", Priority.LOW)
+    story.begin("high", "h")
+    story.begin("low", "l")
+    story.sample("h", 100 * MIB)
+    for current in range(100, 900, 16):
+        story.sample("l", min(current * MIB, story.state.calls["l"].grant_bytes))
+    share_of_high = 900 * MIB * 4 // 6
+    assert story.state.calls["l"].grant_bytes <= 900 * MIB - share_of_high
+
+
+def test_among_equals_only_one_grows_beyond_its_share() -> None:
+    story = Story(900 * MIB)
+    for name in ("a", "b"):
+        story.session(name)
+        story.begin(name, f"c-{name}")
+    for current in range(100, 600, 8):
+        for name in ("a", "b"):
+            call = story.state.calls[f"c-{name}"]
+            story.sample(call.name, min(current * MIB, call.grant_bytes))
+    share = 450 * MIB
+    beyond = [c for c in story.state.calls.values() if c.held_bytes > share]
+    assert len(beyond) == 1
+    assert of(act.Kill, story.log) == []
+
+
+def test_mode_off_grants_without_limits() -> None:
+    story = Story(256 * MIB)
+    story.session("a", mode=Mode.OFF)
+    assert isinstance(story.begin("a", "c1", memory="300M")[0], act.Place)
+    assert story.sample("c1", 400 * MIB) == []
+
+
+def test_the_end_of_a_session_kills_its_calls() -> None:
+    story = Story()
+    story.session("a")
+    story.begin("a", "c1")
+    (killed,) = of(act.Kill, story.feed(i.SessionEnd(0, "a")))
+    assert killed.call == "c1"
+    assert not story.state.calls
+
+
+def test_unknown_names_are_errors() -> None:
+    with pytest.raises(InvalidValueError, match="no such session"):
+        Story().begin("nobody", "c1")
+
+
+def test_a_restored_call_keeps_its_grant_and_its_freeze() -> None:
+    story = Story(512 * MIB)
+    story.session("a")
+    story.feed(i.CallRestored(0, "a", "c1", Intent(), -5 * S, 200 * MIB, 180 * MIB, frozen=True))
+    assert [type(a) for a in story.log] == [act.SetGrant, act.Thaw]
+    assert story.state.calls["c1"].grant_bytes > 200 * MIB
