@@ -134,7 +134,7 @@ def test_recording_a_session_call_by_call(tmp_path: Path) -> None:
         assert recording.call(["/bin/sh", "-c", "exit 3"]) == 3
         assert recording.call(["/bin/sh", "-c", "kill -9 $$"]) == 137
     trace = load_session_trace(path)
-    assert [call.command for call in trace.calls][0] == "hold 60 MiB"
+    assert trace.calls[0].command == "hold 60 MiB"
     assert len(trace.calls) == 3
     assert 60 * MIB <= trace.peak_bytes < 120 * MIB
     assert trace.calls[0].peak_bytes >= 50 * MIB
