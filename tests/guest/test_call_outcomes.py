@@ -19,12 +19,13 @@ pytestmark = [pytest.mark.guest, pytest.mark.smoke]
 
 MIB = 1 << 20
 
-# The biggest of three holds 40 MiB and sleeps; the one that triggers is another, smaller.
+# The biggest of three holds 60 MiB and sleeps; the one that triggers is another, smaller.
 HOG = """
 import subprocess, sys, time
-big = subprocess.Popen([sys.executable, "-c", "x = b'x' * (40 << 20)\\nimport time\\ntime.sleep(60)"])
+code = "x = b'x' * (60 << 20); print(1, flush=True); import time; time.sleep(60)"
+big = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 idle = subprocess.Popen(["sleep", "60"])
-time.sleep({settle})
+big.stdout.readline()
 held = bytearray()
 while True:
     held += b"y" * (1 << 20)
@@ -98,7 +99,7 @@ def host(daemon: PrivateDaemon) -> Iterator[Host]:
 
 def test_memory_hog_is_killed_alone_and_explained(host: Host) -> None:
     options = ["--memory", "64M", "--memory-max", "96M"]
-    shim = host.run(sys.executable, "-c", HOG.format(settle=3), options=options)
+    shim = host.run(sys.executable, "-c", HOG, options=options)
     outcome = shim.outcome
     assert shim.status == 137
     assert outcome["reason"] == "oom_killed"
@@ -107,7 +108,8 @@ def test_memory_hog_is_killed_alone_and_explained(host: Host) -> None:
     assert 90 * MIB <= (outcome["peak_memory_bytes"] or 96 * MIB) <= 96 * MIB
     assert outcome["pids_peak"] is None or outcome["pids_peak"] >= 3
     biggest = outcome["biggest_process"]
-    assert "x" in biggest["command"] and biggest["rss_bytes"] >= 40 * MIB
+    assert "60 << 20" in biggest["command"]
+    assert biggest["rss_bytes"] >= 60 * MIB
     assert outcome["retry"]["worthwhile"] is True
     assert outcome["retry"]["intent"]["memory"] > 96 * MIB
     for words in ("96 MiB", "only this tool call was killed", "biggest process", "Try again"):
@@ -116,7 +118,7 @@ def test_memory_hog_is_killed_alone_and_explained(host: Host) -> None:
 
 
 def test_the_session_limit_is_named_when_it_hits(host: Host) -> None:
-    shim = host.run(sys.executable, "-c", HOG.format(settle=1))
+    shim = host.run(sys.executable, "-c", HOG)
     assert shim.status == 137
     assert shim.outcome["reason"] == "oom_killed"
     assert shim.outcome["level"] in ("call", "tools")
