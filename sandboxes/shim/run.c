@@ -299,6 +299,45 @@ static bool other_socket_connects(void)
 	return true;
 }
 
+static void say_error(const char *before)
+{
+	char line[12288];
+	struct text text = TEXT_IN(line);
+
+	text_add(&text, before);
+	reply_add_error(run.line, &text);
+	say_foreign(line, text.length);
+}
+
+/* What the agents' socket refused: the better reason if the other socket won't have us. */
+static struct {
+	char line[12288];
+	size_t size;
+	int status;
+} first_refusal;
+
+static void keep_refusal(int status)
+{
+	struct text text = TEXT_IN(first_refusal.line);
+
+	reply_add_error(run.line, &text);
+	first_refusal.size = text.length;
+	first_refusal.status = status;
+}
+
+static enum ask refused(int *status)
+{
+	if (first_refusal.size && reply_is_about_identity(run.line)) {
+		say_foreign(first_refusal.line, first_refusal.size);
+		*status = first_refusal.status;
+		return ASK_EXIT;
+	}
+	say_error("");
+	if (reply_is_refusal(run.line))
+		write_refusal();
+	return ASK_EXIT;
+}
+
 /* ASK_MANAGED with an empty run.call means: send the begin again. */
 static enum ask judge_answer(int *status)
 {
@@ -310,24 +349,22 @@ static enum ask judge_answer(int *status)
 	run.call[0] = 0;
 	if (!json_find(run.line, "error", &value))
 		return unmanaged("the daemon's answer has no call", status);
-	switch (reply_verdict(run.line, run.options.value[OPTION_SESSION] != NULL, status)) {
+	switch (reply_verdict(run.line, status)) {
 	case VERDICT_OTHER_SOCKET:
-		if (other_socket_connects())
-			return ASK_MANAGED;
-		break;
+		if (!other_socket_connects())
+			return refused(status);
+		keep_refusal(*status);
+		return ASK_MANAGED;
 	case VERDICT_AGAIN:
 		link_close(&run.link);
 		return ASK_MANAGED;
 	case VERDICT_UNMANAGED:
-		reply_say_error(run.line, "");
+		say_error("");
 		return unmanaged("the daemon can't take this call", status);
 	case VERDICT_EXIT:
 		break;
 	}
-	reply_say_error(run.line, "");
-	if (reply_is_refusal(run.line))
-		write_refusal();
-	return ASK_EXIT;
+	return refused(status);
 }
 
 /* Waits for the answer to tool.begin, for as long as the daemon queues it. */
@@ -465,7 +502,7 @@ static int finish(void)
 		if (reply_is_leaving(run.line)) {
 			link_close(&run.link);
 		} else if (resume) {
-			reply_say_error(run.line, "how the call ended is unknown: ");
+			say_error("how the call ended is unknown: ");
 			return seen;
 		}
 	}
