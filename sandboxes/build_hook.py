@@ -73,7 +73,7 @@ def build_bpf(root: Path, out: Path) -> tuple[list[Path], str]:
     problem = f"no clang {CLANG_OLDEST} or newer on PATH ({BPF_PACKAGES})"
     for clang, version in find_clangs():
         try:
-            run_make(root / "bpf", f"CLANG={clang}")
+            run_make(root / "bpf", f"CLANG={clang}", "objects")
         except NotBuiltError as failed:
             hint = f" ({BPF_PACKAGES})" if "bpf/" in str(failed) else ""
             problem = f"clang {version}: {failed}{hint}"
