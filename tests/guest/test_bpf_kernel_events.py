@@ -27,8 +27,8 @@ from agentcgroup.units import MIB
 pytestmark = [pytest.mark.guest, pytest.mark.smoke]
 
 CGROUPFS = Path("/sys/fs/cgroup")
-# emulated kernels need 1 s alone and 3 s on a busy machine
-OPEN_BUDGET_S = 15.0
+# emulated kernels need 1 s alone; 9 s were seen beside eight other guests
+OPEN_BUDGET_S = 30.0
 # half as much again as the most that 6.1 to 7.3 took; the kernel's own limit is 1,000,000
 VERIFIER_BUDGET = {
     "acg_on_exec": 3_000,
