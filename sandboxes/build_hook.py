@@ -60,7 +60,7 @@ class AgentcgroupBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"
-        if out / ON_PATH in built and version != "editable":
+        if out / ON_PATH in built:
             build_data["shared_scripts"][str(out / ON_PATH)] = ON_PATH
 
 
