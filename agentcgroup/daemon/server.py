@@ -123,8 +123,8 @@ class Server:
             client.setblocking(False)
             try:
                 self._admit(client, admin)
-            except Exception:
-                _log.exception("a connection could not be set up")
+            except Exception as error:
+                self._turned_away(error)
                 self._shared_now.closer.close_socket(client, "nobody")
 
     def _admit(self, client: socket.socket, admin: bool) -> None:
@@ -161,13 +161,19 @@ class Server:
         peer.close()
 
     def _shed(self, listening: socket.socket) -> None:
-        """Out of descriptors: turn one client away, else it stays first in the queue for ever."""
-        warn_once(_log, "out of file descriptors: clients are turned away; raise LimitNOFILE")
-        self._shared_now.counters.refused_connections += 1
+        """Turn one client away, else it stays first in the queue for ever."""
+        self._turned_away(OSError(errno.EMFILE, "no descriptor left"))
         os.close(self._spare_fd)
         with contextlib.suppress(OSError):
             listening.accept()[0].close()
         self._spare_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _turned_away(self, error: Exception) -> None:
+        self._shared_now.counters.refused_connections += 1
+        if isinstance(error, OSError) and error.errno in _OUT_OF_DESCRIPTORS:
+            warn_once(_log, "out of file descriptors: clients are turned away; raise LimitNOFILE")
+        else:
+            _log.error("a connection could not be set up", exc_info=error)
 
     # Requests
 

@@ -45,10 +45,11 @@ class ListeningSocket:
             raise
 
     def close(self) -> None:
-        self.sock.close()
         with contextlib.suppress(OSError):
+            # While the socket is open nobody else's file gets its inode number.
             if Path(self.path).lstat().st_ino == self._inode:
                 Path(self.path).unlink()
+        self.sock.close()
 
 
 def _make_directory(directory: Path) -> None:
