@@ -60,6 +60,15 @@ def test_many_uids_of_strangers_share_one_bound() -> None:
     assert accounts.find(admin=True, session=None, uid=0).admit()
 
 
+def test_tools_do_not_use_up_what_their_agent_needs() -> None:
+    accounts = Accounts(SMALL, 1000)
+    tools = accounts.find(admin=False, session="A", uid=0, inside=True)
+    assert [tools.admit() for _ in range(9)].count(True) == SMALL.session.connections
+    assert tools.charge_input(SMALL.session.input_bytes)
+    agent = accounts.find(admin=False, session="A", uid=0)
+    assert agent.admit() and agent.charge_input(1000)
+
+
 def test_unused_accounts_are_forgotten() -> None:
     accounts = Accounts(SMALL, 1000)
     account = accounts.find(admin=False, session="A", uid=0)
