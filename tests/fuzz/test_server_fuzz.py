@@ -139,7 +139,7 @@ class Attacker:
         for _ in range(5):
             sent = self._rng.choices(self._foreign, k=self._rng.choice([1, 1, 2, 5, 253]))
             data = self._line()
-            cut = self._rng.choice([1, len(data), self._rng.randrange(1, len(data))])
+            cut = self._rng.choice([1, len(data), self._rng.randrange(1, len(data) + 1)])
             if self._rng.random() < 0.3:
                 sock.sendall(data[:cut])
                 data = data[cut:] or b"\n"
