@@ -59,13 +59,18 @@ def answer() -> dict[str, Any]:
 
 
 def child(name: str, uid: int | None = None) -> dict[str, Any]:
-    """A waiting child; its own child is in it, named NAME.child."""
+    """A waiting child, as another user if `uid` is given."""
+    ready, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         if uid is not None:
             os.setuid(uid)
+        os.close(tell)
         while True:
             signal.pause()
+    os.close(tell)
+    os.read(ready, 1)
+    os.close(ready)
     _children[name] = (pid, os.pidfd_open(pid))
     return {"pid": pid}
 
