@@ -121,7 +121,11 @@ class PeerHandle:
         self._alive_poll = select.poll()
         if self.pidfd >= 0:
             self._alive_poll.register(self.pidfd, select.POLLIN)
-            self._pin()
+            try:
+                self._pin()
+            except BaseException:
+                self.close()
+                raise
 
     def identify(self, registry: Registry) -> Identity:
         """Refuses with no_identity, not_supported or (on the admin socket) not_permitted."""
@@ -178,7 +182,7 @@ class PeerHandle:
             return
         try:
             self._cgroup_fd = os.open(f"/proc/{self.pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             return
         start_time = proc.start_time_ticks(self.pid)
         if start_time is None or self._alive_poll.poll(0):
