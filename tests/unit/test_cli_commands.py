@@ -246,7 +246,7 @@ def test_status(daemon: FakeDaemon, run: Run) -> None:
     answer(daemon, "host.status", report)
     assert json.loads(run("status", "--json")[1]) == report
     _, out, _ = run("status")
-    for part in ("observe", "budget_bytes 1 GiB", "files, events", "bpf: no libbpf", "alice"):
+    for part in ("observe", "budget 1 GiB", "files, events", "bpf: no libbpf", "alice"):
         assert part in out
 
 
