@@ -46,6 +46,8 @@ from .transport import RETRY_S
 __all__ = ["Client"]
 
 DEFAULT_TIMEOUT_S = 30.0
+# Each capability is tried out: seconds on a real machine, a minute on an emulated one.
+PROBE_TIMEOUT_S = 300.0
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -219,8 +221,8 @@ class Client:
         return self._channels.as_admin("host.status", {})
 
     def probe(self) -> dict[str, Any]:
-        """What the host can do (docs/protocol.md, host.probe)."""
-        return self._channels.as_admin("host.probe", {})
+        """What the host can do (docs/protocol.md, host.probe); takes a while."""
+        return self._channels.admin.request("host.probe", {}, timeout_s=PROBE_TIMEOUT_S)
 
     def events(
         self, session: str | None = None, *, kinds: list[str] | None = None

@@ -179,11 +179,14 @@ class Endpoint:
         *,
         pidfd: int | None = None,
         retry_s: float = RETRY_S,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """Sent once: only connecting is repeated, so nothing is done twice."""
         connection = self.acquire(retry_s)
         try:
-            return connection.request(method, params, pidfd=pidfd, timeout_s=self._timeout_s)
+            return connection.request(
+                method, params, pidfd=pidfd, timeout_s=timeout_s or self._timeout_s
+            )
         finally:
             self.release(connection)
 
