@@ -41,7 +41,6 @@ from ..types.steps import StepReport
 from ..types.validation import WireModel, parse
 from .channels import Channels
 from .toolcall import CompletedCall, ToolCall
-from .transport import RETRY_S
 
 __all__ = ["Client"]
 
@@ -213,7 +212,7 @@ class Client:
 
     def version(self, *, retry: bool = True) -> VersionResult:
         """The daemon's version; with `retry` an absent one is waited for, two seconds."""
-        result = self._channels.agent.request("host.version", {}, retry_s=RETRY_S if retry else 0.0)
+        result = self._channels.agent.request("host.version", {}, retry_s=None if retry else 0.0)
         return VersionResult.model_validate(result)
 
     def status(self) -> dict[str, Any]:

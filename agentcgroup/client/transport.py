@@ -153,7 +153,7 @@ class Endpoint:
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
 
-    def acquire(self, retry_s: float = RETRY_S) -> Connection:
+    def acquire(self, retry_s: float | None = None) -> Connection:
         """A live connection for the caller alone; give it back with `release`."""
         while True:
             with self._lock:
@@ -178,7 +178,7 @@ class Endpoint:
         params: dict[str, Any],
         *,
         pidfd: int | None = None,
-        retry_s: float = RETRY_S,
+        retry_s: float | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """Sent once: only connecting is repeated, so nothing is done twice."""
@@ -196,13 +196,13 @@ class Endpoint:
         for connection in idle:
             connection.close()
 
-    def _greeted(self, retry_s: float) -> Connection:
+    def _greeted(self, retry_s: float | None) -> Connection:
         """A connection on which the daemon has answered once.
 
         A stopped daemon's socket still accepts; without this first question a queued
         begin could not be told from a daemon that hangs.
         """
-        deadline_s = time.monotonic() + retry_s
+        deadline_s = time.monotonic() + (RETRY_S if retry_s is None else retry_s)
         while True:
             try:
                 connection = Connection(self.path)
