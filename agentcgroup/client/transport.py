@@ -150,11 +150,12 @@ class Endpoint:
     def __init__(self, path: str, timeout_s: float) -> None:
         self.path = path
         self._timeout_s = timeout_s
-        self._idle: list[Connection] = []
-        self._lock = threading.Lock()
+        self._start_afresh()
 
     def acquire(self, retry_s: float | None = None) -> Connection:
         """A live connection for the caller alone; give it back with `release`."""
+        if self._pid != os.getpid():
+            self._start_afresh()
         while True:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
@@ -195,6 +196,12 @@ class Endpoint:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+
+    def _start_afresh(self) -> None:
+        """Also after a fork: the parent's connections, and a lock it may have held, are its."""
+        self._pid = os.getpid()
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
 
     def _greeted(self, retry_s: float | None) -> Connection:
         """A connection on which the daemon has answered once.
