@@ -150,12 +150,13 @@ class Endpoint:
     def __init__(self, path: str, timeout_s: float) -> None:
         self.path = path
         self._timeout_s = timeout_s
-        self._start_afresh()
+        self._pid = os.getpid()
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
 
     def acquire(self, retry_s: float | None = None) -> Connection:
         """A live connection for the caller alone; give it back with `release`."""
-        if self._pid != os.getpid():
-            self._start_afresh()
+        self._leave_parents_behind()
         while True:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
@@ -192,16 +193,16 @@ class Endpoint:
             self.release(connection)
 
     def close(self) -> None:
+        self._leave_parents_behind()
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
-    def _start_afresh(self) -> None:
-        """Also after a fork: the parent's connections, and a lock it may have held, are its."""
-        self._pid = os.getpid()
-        self._idle: list[Connection] = []
-        self._lock = threading.Lock()
+    def _leave_parents_behind(self) -> None:
+        """After a fork the idle connections, and the lock it may have held, are the parent's."""
+        if self._pid != os.getpid():
+            self._pid, self._idle, self._lock = os.getpid(), [], threading.Lock()
 
     def _greeted(self, retry_s: float | None) -> Connection:
         """A connection on which the daemon has answered once.
