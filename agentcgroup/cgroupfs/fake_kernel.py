@@ -240,10 +240,11 @@ class FakeKernel:
                 group = above
             if above is node:
                 break
+        victim.node.local_events["oom_kill"] += 1
         if group is None:
-            victim.node.local_events["oom_kill"] += 1
             self.exit(victim.pid, _KILLED)
             return
+        # The victim is counted again as a member of its group, as the kernel does.
         group.local_events["oom_group_kill"] += 1
         for pid in group.all_pids():
             self.processes[pid].node.local_events["oom_kill"] += 1

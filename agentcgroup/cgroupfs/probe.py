@@ -24,7 +24,7 @@ from .api import CgroupLike
 from .probe_worker import ProbeWorker, WorkerSilentError
 from .watch import psi_trigger
 
-__all__ = ["PROBES", "probe_all", "probe_one"]
+__all__ = ["PROBES", "disk_of", "probe_all", "probe_one"]
 
 Verdict = tuple[Answer, str]
 Probe = Callable[[CgroupLike], Verdict]
@@ -214,7 +214,7 @@ def _cpu_weight(cg: CgroupLike) -> Verdict:
 def _io_max(cg: CgroupLike) -> Verdict:
     cg.read(files.IO_MAX)
     with _scratch_file() as path:
-        device = _disk_of(path)
+        device = disk_of(path)
         if device is None:
             return Answer.UNKNOWN, f"{Path(path).parent} is not on a block device"
         with ProbeWorker(cg) as worker:
@@ -290,7 +290,7 @@ def _scratch_file() -> Iterator[str]:
         yield file.name
 
 
-def _disk_of(path: str) -> str | None:
+def disk_of(path: str) -> str | None:
     """MAJ:MIN of the whole disk below `path`, for io.max takes no partitions."""
     device = Path(path).stat().st_dev
     block = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")

@@ -25,7 +25,7 @@ import mmap, os, sys, time
 kept = []
 
 def touch(size):
-    block = mmap.mmap(-1, int(size))
+    block = mmap.mmap(-1, int(size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for offset in range(0, len(block), 4096):
         block[offset] = 1
     kept.append(block)

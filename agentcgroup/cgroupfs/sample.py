@@ -7,6 +7,8 @@ per-CPU counters (memory.stat, cpu.stat), so it is for ends of calls and slow ti
 
 from __future__ import annotations
 
+import functools
+
 from ..types.samples import CgroupSample, MemoryEvents
 from . import files, parse
 from .api import CgroupLike
@@ -15,7 +17,11 @@ __all__ = ["read_memory_events", "read_sample"]
 
 
 def read_memory_events(cg: CgroupLike, local: bool = True) -> MemoryEvents | None:
-    """Counts of this cgroup alone (`local`) or with its descendants; None if not there."""
+    """Counts of this cgroup alone (`local`) or with its descendants; None if not there.
+
+    oom_kill is no number of processes: with memory.oom.group the kernel counts the
+    victim it chose twice.
+    """
     text = cg.try_read(files.MEMORY_EVENTS_LOCAL if local else files.MEMORY_EVENTS)
     return None if text is None else _events(text)
 
@@ -58,7 +64,9 @@ def _integer(text: str | None) -> int | None:
     return None if text is None else parse.int_or_max(text)
 
 
+@functools.lru_cache(maxsize=4096)
 def _events(text: str) -> MemoryEvents:
+    """Cached: between two ticks the text of most cgroups stays the same."""
     counts = parse.flat_keyed(text)
     return MemoryEvents(
         low=counts.get("low", 0),

@@ -9,6 +9,7 @@ end of file and it leaves without having run anything. The launcher is the stati
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import shlex
@@ -36,7 +37,17 @@ def static_launcher() -> str | None:
     """Path of agentcgroup-run: the one in this package, else the one on PATH."""
     if os.access(_BUILT_LAUNCHER, os.X_OK):
         return str(_BUILT_LAUNCHER)
-    return shutil.which("agentcgroup-run")
+    found = shutil.which(_BUILT_LAUNCHER.name)
+    return found if found is not None and _is_program(found) else None
+
+
+def _is_program(path: str) -> bool:
+    """Not somebody's wrapper script, which might call us again."""
+    try:
+        with open(path, "rb") as program:
+            return program.read(4) == b"\x7fELF"
+    except OSError:
+        return False
 
 
 def normalize(args: Any, *, shell: bool) -> list[str]:
@@ -122,8 +133,8 @@ def _require_executable(program: str, options: dict[str, Any]) -> None:
         candidates = [
             str(Path(cwd) / folder / program) for folder in os.get_exec_path(options.get("env"))
         ]
-    found = [path for path in candidates if Path(path).is_file()]
+    found = [path for path in candidates if Path(path).exists()]
     if not found:
-        raise FileNotFoundError(2, os.strerror(2), program)
-    if not any(os.access(path, os.X_OK) for path in found):
-        raise PermissionError(13, os.strerror(13), program)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+    if not any(Path(path).is_file() and os.access(path, os.X_OK) for path in found):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)

@@ -41,6 +41,7 @@ from ..types.steps import StepReport
 from ..types.validation import WireModel, parse
 from .channels import Channels
 from .toolcall import CompletedCall, ToolCall
+from .transport import RETRY_S
 
 __all__ = ["Client"]
 
@@ -208,8 +209,10 @@ class Client:
 
     # Host and events
 
-    def version(self) -> VersionResult:
-        return VersionResult.model_validate(self._channels.agent.request("host.version", {}))
+    def version(self, *, retry: bool = True) -> VersionResult:
+        """The daemon's version; with `retry` an absent one is waited for, two seconds."""
+        result = self._channels.agent.request("host.version", {}, retry_s=RETRY_S if retry else 0.0)
+        return VersionResult.model_validate(result)
 
     def status(self) -> dict[str, Any]:
         """The daemon's report on itself (docs/protocol.md, host.status)."""

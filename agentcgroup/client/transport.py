@@ -96,6 +96,11 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
+    def __del__(self) -> None:
+        # A Client that is simply dropped takes its idle connections along, silently.
+        if hasattr(self, "_socket"):
+            self._socket.close()
+
     def _send(self, method: str, line: bytes, pidfd: int | None, timeout_s: float | None) -> None:
         self._socket.settimeout(timeout_s)
         try:

@@ -24,6 +24,8 @@ _COLOURS = {
     Priority.LOW: ["#2471a3", "#7fb3d5", "#48c9b0", "#1a5276"],
 }
 _PANEL_INCHES = (8.0, 2.1)
+_TOTAL: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
+_KILL: dict[str, Any] = {"marker": "X", "markersize": 9, "markeredgecolor": "black"}
 
 
 def _pyplot() -> Any:
@@ -53,14 +55,13 @@ def plot_timelines(path: Path, results: Sequence[RunResult], total_bytes: int) -
         squeeze=False,
         constrained_layout=True,
     )
-    colours = _colours(first[order[0]].sessions)
+    sessions = first[order[0]].sessions
+    colours = _colours(sessions)
     for axis, policy in zip(axes[:, 0], order, strict=True):
         _panel(axis, first[policy], total_bytes, colours)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=min(4, len(labels)),
-        frameon=False, fontsize=9,
-    )  # fmt: skip
+    _legend(figure, axes[0, 0], sessions, colours)
+    end_s = max(s.timeline[-1][0] for r in first.values() for s in r.sessions if s.timeline)
+    axes[-1, 0].set_xlim(0, end_s)
     axes[-1, 0].set_xlabel("seconds from the common start", fontsize=9)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
@@ -82,21 +83,31 @@ def _colours(sessions: Sequence[SessionResult]) -> dict[str, str]:
     return chosen
 
 
+def _legend(
+    figure: Any, axis: Any, sessions: Sequence[SessionResult], colours: dict[str, str]
+) -> None:
+    """The same for all panels, whatever happens to be drawn in the first."""
+    patches = [
+        axis.fill_between([], [], color=colours[s.name], alpha=0.75, linewidth=0, label=_label(s))
+        for s in sessions
+    ]
+    (total,) = axis.plot([], [], **_TOTAL, label="total memory")
+    (kill,) = axis.plot([], [], **_KILL, color="white", linestyle="none", label="OOM kill")
+    figure.legend(
+        handles=[*patches, total, kill], loc="outside upper left", ncols=3,
+        frameon=False, fontsize=8,
+    )  # fmt: skip
+
+
 def _panel(axis: Any, run: RunResult, total_bytes: int, colours: dict[str, str]) -> None:
     total_mib = total_bytes / MIB
     tops = _lines(axis, run, colours) if run.policy == "alone" else _stack(axis, run, colours)
-    axis.axhline(total_mib, color="black", linestyle="--", linewidth=1, label="total memory")
+    axis.axhline(total_mib, **_TOTAL)
     for session in run.sessions:
         for at_s in session.kill_times_s:
-            height = tops.get(session.name, {}).get(at_s, total_mib / 2)
-            axis.plot(
-                at_s, height, marker="X", markersize=10, color=colours[session.name],
-                markeredgecolor="black", zorder=5,
-            )  # fmt: skip
-            axis.annotate(
-                "OOM kill", (at_s, height), xytext=(7, 2), textcoords="offset points", fontsize=8
-            )
-    lost = [s.name for s in run.sessions if not s.survived]
+            height = _before(tops.get(session.name, {}), at_s)
+            axis.plot(at_s, height, color=colours[session.name], zorder=5, **_KILL)
+    lost = [_short(s.name) for s in run.sessions if not s.survived]
     axis.set_title(
         f"{run.policy}: {run.survivors} of {len(run.sessions)} survive, {run.makespan_s:.1f} s"
         + (f" (lost: {', '.join(lost)})" if lost else ""),
@@ -104,13 +115,22 @@ def _panel(axis: Any, run: RunResult, total_bytes: int, colours: dict[str, str])
     )  # fmt: skip
     axis.set_ylabel("MiB", fontsize=9)
     axis.set_ylim(0, total_mib * 1.15)
-    axis.set_xlim(left=0)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
 
+def _before(tops: dict[float, float], at_s: float) -> float:
+    """The height at the sample before: at `at_s` the memory may be gone already."""
+    earlier = [when for when in tops if when < at_s]
+    return tops[max(earlier)] if earlier else 0.0
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 22 else name[:10] + "…" + name[-11:]
+
+
 def _label(session: SessionResult) -> str:
-    return f"{session.name} ({session.priority.value})"
+    return f"{_short(session.name)} ({session.priority.value})"
 
 
 def _lines(axis: Any, run: RunResult, colours: dict[str, str]) -> dict[str, dict[float, float]]:
@@ -119,7 +139,7 @@ def _lines(axis: Any, run: RunResult, colours: dict[str, str]) -> dict[str, dict
         times = [at_s for at_s, _ in session.timeline]
         sizes = [size / MIB for _, size in session.timeline]
         tops[session.name] = dict(zip(times, sizes, strict=True))
-        axis.plot(times, sizes, color=colours[session.name], linewidth=1.4, label=_label(session))
+        axis.plot(times, sizes, color=colours[session.name], linewidth=1.4)
     return tops
 
 
@@ -133,7 +153,6 @@ def _stack(axis: Any, run: RunResult, colours: dict[str, str]) -> dict[str, dict
         above = [low + sizes.get(at_s, 0) / MIB for low, at_s in zip(below, times, strict=True)]
         axis.fill_between(
             times, below, above, color=colours[session.name], alpha=0.75, linewidth=0,
-            label=_label(session),
         )  # fmt: skip
         tops[session.name] = dict(zip(times, above, strict=True))
         below = above

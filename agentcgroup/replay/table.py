@@ -8,7 +8,6 @@ from statistics import fmean
 
 from rich.table import Table
 
-from ..types.intents import Priority
 from ..units import format_bytes
 from .results import RunResult, SessionResult
 
@@ -20,10 +19,11 @@ def comparison_table(results: Sequence[RunResult], total_bytes: int) -> Table:
     table = Table(
         title=f"{format_bytes(total_bytes)} for all sessions, mean of {runs} run(s)",
         title_justify="left",
+        padding=(0, 0, 0, 1),
     )
-    table.add_column("policy")
+    table.add_column("policy", no_wrap=True)
     for name in ("survived", "kills", "makespan", "HIGH p95", "HIGH p50", "waited", "throttled"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=" " not in name)
     for policy in dict.fromkeys(r.policy for r in results):
         table.add_row(policy, *_figures([r for r in results if r.policy == policy]))
     return table
@@ -61,25 +61,20 @@ def _ms(values: Sequence[float | None]) -> str:
 
 
 def session_table(result: RunResult) -> Table:
-    table = Table(title=f"policy {result.policy}", title_justify="left")
-    table.add_column("session")
-    table.add_column("priority")
-    for name in ("survived", "completed", "peak", "of trace", "kills", "p50", "p95", "waited"):
-        table.add_column(name, justify="right")
+    table = Table(title=f"policy {result.policy}", title_justify="left", padding=(0, 0, 0, 1))
+    table.add_column("session", overflow="ellipsis", no_wrap=True, max_width=18)
+    table.add_column("priority", no_wrap=True)
+    for name in ("survived", "done", "peak", "kills", "p95", "waited"):
+        table.add_column(name, justify="right", no_wrap=True)
     for s in result.sessions:
         table.add_row(
             s.name,
             s.priority.value,
             "[green]yes[/]" if s.survived else "[red]no[/]",
             "-" if s.completion_s is None else f"{s.completion_s:.1f} s",
-            format_bytes(s.peak_memory_bytes),
             f"{100 * s.peak_memory_bytes / s.trace_peak_bytes:.0f} %",
             str((s.oom_kills or 0) + s.policy_kills),
-            _ms([_p50(s)]),
             _ms([s.p95_ms]),
             _ms([s.waited_ms]),
         )
     return table
-
-
-PRIORITY_COLOURS = {Priority.HIGH: "#b2182b", Priority.NORMAL: "#4d4d4d", Priority.LOW: "#2166ac"}

@@ -28,7 +28,7 @@ kept = []
 for line in sys.stdin:
     size = int(line)
     if size:
-        block = mmap.mmap(-1, size)
+        block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         for offset in range(0, size, 4096):
             block[offset] = 1
         kept.append(block)

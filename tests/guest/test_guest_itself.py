@@ -93,7 +93,7 @@ def test_swap_on_compressed_memory() -> None:
 
 
 def test_there_is_no_network() -> None:
-    assert [entry.name for entry in Path("/sys/class/net").iterdir()] == ["lo"]
+    assert [device.name for device in Path("/sys/class/net").iterdir()] == ["lo"]
 
 
 @pytest.mark.parametrize("tool", ["gcc", "make", "git", "sqlite3", "strace", "bpftool", "dockerd"])
