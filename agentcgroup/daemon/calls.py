@@ -331,9 +331,7 @@ class Calls:
         if record.leaf is None and record.ending is None:
             raise _not_running(record.name)
         self.unwatch_leaf(record)
-        outcome = await self._ender.end(record, exit_code, signal)
-        crash_point("end.answered")
-        return outcome
+        return await self._ender.end(record, exit_code, signal)
 
     def _owner_died(self, record: CallRecord) -> None:
         """Nobody waits for the command any more: it ends now."""

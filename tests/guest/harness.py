@@ -37,7 +37,7 @@ __all__ = [
 
 CGROUPFS = Path("/sys/fs/cgroup")
 # An emulated kernel on a busy machine; a wait this long is a failure, never a measure.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 LIMIT_FILES = ("memory.high", "memory.max", "memory.swap.max", "pids.max", "cpu.weight", "cpu.max")
 _START = (
     "import sys; from agentcgroup.daemon.config import load_config;"

@@ -8,6 +8,7 @@ outcome, no cgroup left.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +25,15 @@ pytestmark = [pytest.mark.guest, pytest.mark.smoke]
 
 EXIT_CODE = 7
 GROWN_BYTES = 120 * MIB
-# tail holds what has no line end; `read` waits until the test has looked.
-GROW = f"head -c {GROWN_BYTES} /dev/zero | tail -n 1 | wc -c >&2; read _; exit {EXIT_CODE}"
+# tail holds in memory what has no line end.
+GROW = f"head -c {GROWN_BYTES} /dev/zero | tail -n 1 | wc -c >&2"
 QUICK = f"exit {EXIT_CODE}"
 
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[PrivateDaemon]:
     """One tree, one session and one outcome log for all: recovered again and again."""
-    with Nursery() as nursery, PrivateDaemon(nursery) as made:
+    with Nursery() as nursery, PrivateDaemon(nursery, daemon={"memory_layers": "files"}) as made:
         made.start()
         made.client.create_session("s", memory="512M")
         yield made
@@ -83,8 +84,10 @@ def test_begin(rig: PrivateDaemon, point: str) -> None:
 @pytest.mark.parametrize("point", [p for p in POINTS if p.startswith("grant.")])
 def test_grant(rig: PrivateDaemon, point: str) -> None:
     """It needs more than its grant while nobody can grant: the guardian raises it."""
-    read, write = _pipe(rig)
-    shim = crash(rig, point, f"exec < {read}; {GROW}", session="s", options=["--memory", "32M"])
+    go = rig.base / f"go-{len(rig.shims)}"
+    os.mkfifo(go)
+    script = f"{GROW}; read _ < {go}; {QUICK}"
+    shim = crash(rig, point, script, session="s", options=["--memory", "32M"])
     leaf = shim.leaf(rig.root)
     assert leaf is not None
     until(lambda: _peak(leaf) >= GROWN_BYTES, "the guardian let it grow", rig.log_text)
@@ -95,7 +98,7 @@ def test_grant(rig: PrivateDaemon, point: str) -> None:
     assert {k: v for k, v in after.items() if k != "memory.high"} == {
         k: v for k, v in before.items() if k != "memory.high"
     }
-    write.write_text("go\n")
+    go.write_text("\n")
     found = check_outcome(rig, shim, point)
     assert found["call"] == leaf.name
     assert found["peak_memory_bytes"] >= GROWN_BYTES
@@ -121,14 +124,5 @@ def test_session_of_one_call_ends_with_it(rig: PrivateDaemon, point: str) -> Non
     until(lambda: [s.name for s in rig.client.sessions()] == ["s"], "its session is gone")
 
 
-def _pipe(rig: PrivateDaemon) -> tuple[Path, Path]:
-    """A file that the command waits for: a FIFO of the test's own."""
-    import os
-
-    path = rig.base / f"go-{len(rig.shims)}"
-    os.mkfifo(path)
-    return path, path
-
-
 def _peak(leaf: Path) -> int:
-    return int((leaf / "memory.current").read_text())
+    return int((leaf / "memory.peak").read_text())
