@@ -91,6 +91,7 @@ def test_grant(rig: PrivateDaemon, point: str) -> None:
     leaf = shim.leaf(rig.root)
     assert leaf is not None
     until(lambda: _peak(leaf) >= GROWN_BYTES, "the guardian let it grow", rig.log_text)
+    until(lambda: leaf_state(leaf)["pids"] == [shim.child_pid], "only the shell is left")
     before = leaf_state(leaf)
     rig.start()
     until(lambda: rig.client.call(leaf.name).state == "running", "it is adopted")
