@@ -46,6 +46,11 @@ bool sockets_find(struct sockets *sockets)
 
 	if (!path || !*path)
 		path = DEFAULT_SOCKET;
+	if (path[0] != '/') {
+		say("AGENTCGROUP_SOCKET: cannot use '", path,
+		    "': use an absolute path, like " DEFAULT_SOCKET, NULL);
+		return false;
+	}
 	agent.capacity--;
 	admin.capacity--;
 	text_add(&agent, path);

@@ -43,11 +43,18 @@ static int status_of(struct slice reply)
 	return 0;
 }
 
-enum verdict reply_verdict(struct slice reply, bool session_named, int *status)
+bool reply_is_about_identity(struct slice reply)
+{
+	return kind_is(reply, "no_session") || kind_is(reply, "no_identity") ||
+	       kind_is(reply, "not_permitted");
+}
+
+enum verdict reply_verdict(struct slice reply, int *status)
 {
 	*status = status_of(reply);
-	if (kind_is(reply, "no_session") || kind_is(reply, "no_identity") ||
-	    (kind_is(reply, "not_permitted") && session_named))
+	/* Nobody's agent, a kernel that can't tell, or a session that is not the caller's. */
+	if (reply_is_about_identity(reply) || kind_is(reply, "not_supported") ||
+	    kind_is(reply, "not_found"))
 		return VERDICT_OTHER_SOCKET;
 	if (reply_is_leaving(reply))
 		return VERDICT_AGAIN;
@@ -88,23 +95,19 @@ static bool repeats(const struct text *text, size_t before, size_t size)
 	return false;
 }
 
-void reply_say_error(struct slice reply, const char *before)
+void reply_add_error(struct slice reply, struct text *out)
 {
-	char line[12288];
-	struct text out = TEXT_IN(line);
 	size_t message_end, remedy;
 
-	text_add(&out, before);
-	if (!add_text(reply, "error.message", &out))
-		text_add(&out, "the daemon gave no reason");
-	message_end = out.length;
-	text_add(&out, "; ");
-	remedy = out.length;
+	if (!add_text(reply, "error.message", out))
+		text_add(out, "the daemon gave no reason");
+	message_end = out->length;
+	text_add(out, "; ");
+	remedy = out->length;
 	/* The daemon's errors on values carry the remedy in the message already. */
-	if (!add_text(reply, "error.data.remedy", &out) ||
-	    repeats(&out, message_end, out.length - remedy))
-		out.length = message_end;
-	say_foreign(line, out.length);
+	if (!add_text(reply, "error.data.remedy", out) ||
+	    repeats(out, message_end, out->length - remedy))
+		out->length = message_end;
 }
 
 int outcome_status(struct slice outcome, int seen)

@@ -13,10 +13,13 @@ enum verdict {
 };
 
 /* What a refused tool.begin leads to; `status` is set for VERDICT_EXIT. */
-enum verdict reply_verdict(struct slice reply, bool session_named, int *status);
+enum verdict reply_verdict(struct slice reply, int *status);
 
-/* The daemon's error in one line, with its remedy. */
-void reply_say_error(struct slice reply, const char *before);
+/* True if the refusal is about who asks, not about what is asked for. */
+bool reply_is_about_identity(struct slice reply);
+
+/* Adds the daemon's error with its remedy, for say_foreign. */
+void reply_add_error(struct slice reply, struct text *out);
 
 /* True if the error is a refusal of this call (and so is an outcome). */
 bool reply_is_refusal(struct slice reply);

@@ -61,12 +61,18 @@ def leaf(
     )  # fmt: skip
 
 
+def written(file: Path) -> str:
+    """An ordinary file is empty for a moment while it is written anew."""
+    eventually(lambda: file.stat().st_size)
+    return file.read_text().strip()
+
+
 def grant(leaf: Path) -> int:
-    return int((leaf / "memory.high").read_text())
+    return int(written(leaf / "memory.high"))
 
 
 def frozen(leaf: Path) -> str:
-    return (leaf / "cgroup.freeze").read_text().strip()
+    return written(leaf / "cgroup.freeze")
 
 
 class Guardian:

@@ -215,8 +215,9 @@ def test_help(run):
     assert all(option in out for option in ("--memory-max", "--hold-fd", "--json-outcome"))
 
 
-def test_a_socket_path_that_is_too_long(run):
-    assert run("true", env={"AGENTCGROUP_SOCKET": "/" + "x" * 107})[0] == 78
+@pytest.mark.parametrize("path", ["/" + "x" * 107, "relative/agent.sock"])
+def test_a_socket_path_that_cannot_be_one(run, path):
+    assert run("true", env={"AGENTCGROUP_SOCKET": path})[0] == 78
 
 
 def test_a_reconnect_time_that_is_no_number(run):
@@ -240,14 +241,24 @@ def test_another_session_is_asked_of_the_admin_socket(start_daemon, run):
     admin = start_daemon("admin.sock", tool_begin=refusal("invalid_params", "the admin's word"))
     assert run("--session", "other", "true")[::2] == (2, "agentcgroup: the admin's word\n")
     assert admin.requests[0]["params"]["session"] == "other"
-    assert run("true")[::2] == (77, "agentcgroup: that is not your session\n")
 
 
-def test_without_an_agent_socket_the_admin_socket_serves(start_daemon, run, tmp_path):
-    admin = start_daemon("x.admin.sock")
-    assert run("true", env={"AGENTCGROUP_SOCKET": str(tmp_path / "x.sock")})[0] == 0
-    assert run("true", env={"AGENTCGROUP_SOCKET": str(admin.path)})[0] == 0
-    assert admin.methods() == ["tool.begin", "tool.end"] * 2
+def test_the_first_refusal_is_shown_when_the_admin_socket_will_not_have_us(start_daemon, run):
+    start_daemon(tool_begin=refusal("no_session", "no session here", "enter one"))
+    start_daemon("admin.sock", tool_begin=refusal("not_permitted", "administrators only"))
+    assert run("true")[::2] == (77, "agentcgroup: no session here; enter one\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["agent/agent.sock", "agent/other", "b.sock", "b", "admin.sock", "x.admin.sock"]
+)
+def test_the_admin_socket_is_where_the_daemon_puts_it(start_daemon, run, tmp_path, name):
+    from agentcgroup.protocol.sockets import admin_socket_path
+
+    named = str(tmp_path / name)
+    admin = start_daemon(str(Path(admin_socket_path(named)).relative_to(tmp_path)))
+    assert run("true", env={"AGENTCGROUP_SOCKET": named})[0] == 0
+    assert admin.methods() == ["tool.begin", "tool.end"]
 
 
 # ---- --hold-fd -----------------------------------------------------------------------
