@@ -115,7 +115,7 @@ def test_owner_dies_after_recovery(daemon: PrivateDaemon) -> None:
 
 def test_background_survives_and_ends_its_session(daemon: PrivateDaemon) -> None:
     """A session of one call lives as long as what the call left in the background."""
-    script = "sleep 1000 & echo $!; exit 0"
+    script = "sleep 1000 >/dev/null 2>&1 & echo $!; exit 0"
     shim = daemon.shim("sh", "-c", script, options=["--background", "keep"])
     assert shim.wait() == 0
     pid = int(shim.stdout)
