@@ -30,6 +30,7 @@ guest-test: $(VENV)/ready ## every guest test on KERNEL=newest|oldscx|noscx|lts|
 	@set -e; for kernel in $(KERNELS); do \
 	  echo "== guest tests on $$kernel"; \
 	  $(GUEST) --kernel $$kernel --timeout 5400 -- $(IN_GUEST) -m 'campaign or not soak' /src/tests/guest /src/tests/contract; \
+	  $(GUEST) --kernel $$kernel --systemd --timeout 1800 -- $(IN_GUEST) -m systemd /src/tests/guest; \
 	done
 
 bench: $(VENV)/ready ## the benchmarks, in the guest; results in out/bench/

@@ -2,8 +2,9 @@
 """Which tests run where. What can't run here is deselected, never skipped.
 
 guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip there would
-be a hole that looks like a pass, so it is turned into a failure. data: only with
-AGENTCGROUP_DATA. campaign, soak: only when asked for with -m.
+be a hole that looks like a pass, so it is turned into a failure. systemd: only where it is
+PID 1 (a guest booted with --systemd). data: only with AGENTCGROUP_DATA. campaign, soak:
+only when asked for with -m.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {name for name in ("soak", "campaign") if name not in asked}
     if not INSIDE:
         left_out.add("guest")
+    if not Path("/run/systemd/system").is_dir():
+        left_out.add("systemd")
     if not os.environ.get("AGENTCGROUP_DATA"):
         left_out.add("data")
     out = [item for item in items if left_out & {mark.name for mark in item.iter_markers()}]

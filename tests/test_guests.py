@@ -18,19 +18,28 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LOST = 125
 RUNS = [
-    ("newest", "not campaign and not soak", 1500),
-    ("noscx", "smoke and not campaign and not soak", 900),
-    ("lts", "smoke and not campaign and not soak", 900),
+    ("newest", [], "not campaign and not soak", 1500),
+    ("noscx", [], "smoke and not campaign and not soak", 900),
+    ("lts", [], "smoke and not campaign and not soak", 900),
+    ("newest", ["--systemd"], "systemd", 900),
 ]
 
 
 @pytest.mark.skipif("AGENTCGROUP_GUEST" in os.environ, reason="this is the guest")
-@pytest.mark.parametrize(("kernel", "chosen", "timeout_s"), RUNS, ids=[run[0] for run in RUNS])
+@pytest.mark.parametrize(
+    ("kernel", "boot", "chosen", "timeout_s"),
+    RUNS, ids=["".join([kernel, *boot]) for kernel, boot, _, _ in RUNS],
+)  # fmt: skip
 def test_in_guest(
-    kernel: str, chosen: str, timeout_s: int, capfd: pytest.CaptureFixture[str]
+    kernel: str,
+    boot: list[str],
+    chosen: str,
+    timeout_s: int,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     command = [
-        str(ROOT / "sandboxes/guest/run"), "--kernel", kernel, "--timeout", str(timeout_s), "--",
+        str(ROOT / "sandboxes/guest/run"), "--kernel", kernel, *boot,
+        "--timeout", str(timeout_s), "--",
         "pytest", "-q", "-p", "no:cacheprovider", "-m", chosen, "/src/tests/guest",
         "/src/tests/contract",
     ]  # fmt: skip

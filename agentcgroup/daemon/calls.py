@@ -110,7 +110,7 @@ class Calls:
         self, session: SessionRecord, record: CallRecord, identity: Identity, fd: int | None
     ) -> BeginResult:
         """The same begin once more, after a lost connection or a restart of ours."""
-        target = self._target(session, identity, fd, shell=record.child is None)
+        target = self._target(session, identity, fd, shell=record.child is None, own=record)
         try:
             if target is not None and record.child is not None and target.ref != record.child:
                 raise ProtocolError(
@@ -127,8 +127,15 @@ class Calls:
         return self._answer(session, record, "declared")
 
     def _target(
-        self, session: SessionRecord, identity: Identity, fd: int | None, *, shell: bool
+        self,
+        session: SessionRecord,
+        identity: Identity,
+        fd: int | None,
+        *,
+        shell: bool,
+        own: CallRecord | None = None,
     ) -> Target | None:
+        """`own`: the call that this process may stand in already."""
         if fd is None:
             if shell:
                 return None
@@ -136,12 +143,12 @@ class Calls:
                 Kind.BAD_DESCRIPTOR, "tool.begin needs the pidfd of the waiting child",
                 field="pidfd", remedy="send it by SCM_RIGHTS with the first byte of the message",
             )  # fmt: skip
-        own = f"{self._tree_path}/{session.name}"
-        leaves = [f"{own}/{layout.TOOLS}/{name}" for name in session.calls]
+        room = f"{self._tree_path}/{session.name}"
+        leaf = () if own is None else (self._leaf_path(own),)
         outside = identity.role is Access.ADMIN or session.kind is SessionKind.OUTSIDE
         try:
             return check_target(
-                fd, identity, (own, f"{own}/{layout.AGENT}", *leaves), self._tree_path,
+                fd, identity, (room, f"{room}/{layout.AGENT}", *leaf), self._tree_path,
                 outside=outside,
             )  # fmt: skip
         except BaseException:
@@ -203,6 +210,8 @@ class Calls:
             else:
                 record.admitted.result()
         except BaseException as error:
+            # Whoever repeated this begin meanwhile waits for the same word.
+            record.admitted.cancel()
             self._drop(session, record)
             if isinstance(error, ProtocolError):
                 self._store_refusal(session, record, error)
@@ -288,7 +297,7 @@ class Calls:
     def place_more(self, record: CallRecord, identity: Identity, fd: int) -> None:
         """One more waiting child of the caller into the same leaf. Owns `fd`."""
         session = self._core.sessions[record.session]
-        target = self._target(session, identity, fd, shell=False)
+        target = self._target(session, identity, fd, shell=False, own=record)
         assert target is not None
         try:
             if record.leaf is None:
@@ -322,9 +331,7 @@ class Calls:
         if record.leaf is None and record.ending is None:
             raise _not_running(record.name)
         self.unwatch_leaf(record)
-        outcome = await self._ender.end(record, exit_code, signal)
-        crash_point("end.answered")
-        return outcome
+        return await self._ender.end(record, exit_code, signal)
 
     def _owner_died(self, record: CallRecord) -> None:
         """Nobody waits for the command any more: it ends now."""
@@ -332,9 +339,13 @@ class Calls:
             asyncio.get_running_loop().remove_reader(record.owner_pidfd)
         if record.ending is not None or record.leaf is None:
             return
-        keep = record.intent.background is Background.KEEP
         _log.info("%s: the process that waited for it ended", record.name)
-        task = asyncio.ensure_future(self._ender.end(record, None, None if keep else _KILLED))
+        self.unwatch_leaf(record)
+        if record.child_exit is not None:
+            status = record.child_exit
+        else:
+            status = None, None if record.intent.background is Background.KEEP else _KILLED
+        task = asyncio.ensure_future(self._ender.end(record, *status))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -23,6 +23,7 @@ from ..types.validation import parse
 from . import access
 from .connection_input import Incoming, Input
 from .connection_output import Output
+from .crashpoints import crash_point
 from .identity import PeerHandle
 from .server_limits import Account
 from .server_request import RequestContext
@@ -32,6 +33,7 @@ __all__ = ["Connection"]
 
 _log = get_logger(__name__)
 _EXPECTED = (ProtocolError, InvalidValueError, NotPermittedError)
+_ANSWERED = {"tool.begin": "begin.answered", "tool.end": "end.answered"}
 _Task = asyncio.Task[dict[str, Any]]
 
 
@@ -146,10 +148,10 @@ class Connection:
             if incoming.descriptor is not None:
                 self._input.discard(incoming.descriptor)
         if task.done():
-            self._finish(request_id, task)
+            self._finish(request_id, context.method.name, task)
         else:
             self._tasks.add(task)
-            task.add_done_callback(functools.partial(self._finish, request_id))
+            task.add_done_callback(functools.partial(self._finish, request_id, context.method.name))
 
     def _admit(self, request: codec.Request, incoming: Incoming) -> RequestContext:
         shared = self._shared
@@ -181,7 +183,7 @@ class Connection:
             )  # fmt: skip
         return RequestContext(identity, method, params, incoming.descriptor, self)
 
-    def _finish(self, request_id: int | str | None, task: _Task) -> None:
+    def _finish(self, request_id: int | str | None, method: str, task: _Task) -> None:
         self._tasks.discard(task)
         if task.cancelled():
             self._answer_error(
@@ -198,6 +200,7 @@ class Connection:
                 self._answer_error(request_id, problem)
             else:
                 self._output.send(line)
+                crash_point(_ANSWERED.get(method, ""))
         self._release_peer()
 
     def _answer_error(self, request_id: int | str | None, error: BaseException) -> None:

@@ -214,21 +214,22 @@ class Core:
         record.frozen_since_ns = self.clock.now_ns()
         record.because = action.because
         if record.leaf is not None:
+            record.save()
             record.leaf.freeze(True)
 
     def _thaw(self, action: act.Thaw) -> None:
         record = self.calls[action.call]
-        if record.frozen_since_ns is not None:
-            record.frozen_ns += self.clock.now_ns() - record.frozen_since_ns
-            record.frozen_since_ns = None
+        record.note_thawed(self.clock.now_ns())
         if record.leaf is not None:
             record.leaf.freeze(False)
+            record.save()
 
     def _terminate(self, action: act.Terminate) -> None:
         record = self.calls[action.call]
         record.killed, record.because = Reason.TIMED_OUT, action.because
         if record.leaf is None:
             return
+        record.save()
         for pid in record.leaf.procs():
             try:
                 fd = pidfd.open_pidfd(pid)
@@ -245,6 +246,8 @@ class Core:
             return
         record.killed, record.because = Reason(action.reason), action.because
         if record.leaf is not None:
+            # First why, then the deed: we may die in between.
+            record.save()
             record.leaf.kill()
 
     def _kernel_limits(self, limits: Limits) -> Limits:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from ..cgroupfs.api import CgroupLike
@@ -35,13 +36,22 @@ class Guardian:
     """`start` once; `stop` tells a clean end, after which the guardian thaws everything."""
 
     def __init__(
-        self, root: CgroupLike, fifo: Path, timeout_s: float, budget_bytes: int, *, spawn: bool
+        self,
+        root: CgroupLike,
+        fifo: Path,
+        timeout_s: float,
+        budget_bytes: int,
+        *,
+        spawn: bool,
+        on_beat: Callable[[], None],
     ) -> None:
+        """`on_beat` is called after each heartbeat: did the guardian act before it?"""
         self._root = root
         self._fifo = fifo
         self._timeout_s = timeout_s
         self._budget_bytes = budget_bytes
         self._spawn = spawn
+        self._on_beat = on_beat
         self.pid: int | None = None
         self._pid_file = fifo.with_suffix(".pid")
         self._fd = -1
@@ -54,6 +64,7 @@ class Guardian:
             os.mkfifo(self._fifo, 0o600)
         # Read-write: neither an absent guardian nor its restart breaks the pipe.
         self._fd = os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._tell(b"h")
         self._beat_task = asyncio.create_task(self._beat())
         if self._spawn:
             program = find_program("agentcgroup-guardian")
@@ -70,8 +81,7 @@ class Guardian:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         if self._fd >= 0:
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._fd, b"q")
+            self._tell(b"q")
         if self._process is not None:
             try:
                 await asyncio.to_thread(self._process.wait, 5.0)
@@ -85,9 +95,18 @@ class Guardian:
 
     async def _beat(self) -> None:
         while True:
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._fd, b"h")
+            self._tell(b"h")
+            try:
+                self._on_beat()
+            except Exception:
+                # Whatever is wrong with one call, the heart goes on beating for the others.
+                _log.exception("cannot take over what the guardian did")
             await asyncio.sleep(self._timeout_s / _BEATS_PER_TIMEOUT)
+
+    def _tell(self, byte: bytes) -> None:
+        # A full pipe means that nobody reads: then nobody needs one more.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._fd, byte)
 
     async def _keep_alive(self, program: str) -> None:
         command = [

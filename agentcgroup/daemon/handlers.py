@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from .. import version
-from ..errors import InvalidValueError
+from ..errors import CgroupGoneError, InvalidValueError
 from ..protocol import messages as m
 from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import Access
@@ -32,6 +32,8 @@ from .signals import Signals
 from .status import Status
 
 __all__ = ["Handlers"]
+
+_ONE_CALL = {"for": "one call"}
 
 
 class Handlers:
@@ -175,8 +177,7 @@ class Handlers:
         try:
             return await self._calls.begin(session, params, identity, fd)
         except BaseException:
-            if session.spec.labels.get("for") == "one call" and not session.calls:
-                await self._end_session(session)
+            await self.end_if_idle(session.name)
             raise
 
     def _nested_begin(self, context: RequestContext) -> BaseModel:
@@ -203,7 +204,7 @@ class Handlers:
         name = f"run-{context.identity.pid}"
         if name in self._core.sessions:
             name = f"{name}-{next(self._nested)}"
-        record = self._sessions.create(SessionSpec(name=name, labels={"for": "one call"}))
+        record = self._sessions.create(SessionSpec(name=name, labels=_ONE_CALL))
         self._signals.watch_session(record)
         return record
 
@@ -220,6 +221,7 @@ class Handlers:
         if params.intent is not None:
             given = {n: getattr(params.intent, n) for n in params.intent.model_fields_set}
             record.intent = record.intent.model_copy(update=given)
+            record.save()
             now = self._core.clock.now_ns()
             self._core.feed(i.CallUpdate(now, record.name, record.intent))
         return m.UpdateResult(call=record.name, limits=record.limits.as_dict())
@@ -256,7 +258,7 @@ class Handlers:
             return m.OutcomeResult(outcome=stored)
         record = self._call(context, params.call)
         outcome = await self._calls.end(record, params.exit_code, params.signal)
-        await self._end_if_ephemeral(record.session)
+        await self.end_if_idle(record.session)
         return m.OutcomeResult(outcome=outcome)
 
     async def _tool_resume(self, context: RequestContext, params: m.ToolResume) -> BaseModel:
@@ -272,7 +274,7 @@ class Handlers:
         if params.exit_code is None and params.signal is None:
             return m.CallResult(call=self._calls.info(record))
         outcome = await self._calls.end(record, params.exit_code, params.signal)
-        await self._end_if_ephemeral(record.session)
+        await self.end_if_idle(record.session)
         return m.CallResult(call=_ended(outcome))
 
     # --- steps and events
@@ -341,6 +343,7 @@ class Handlers:
                 continue
             if kill and record.killed is None and record.ending is None:
                 record.killed = Reason.KILLED_BY_POLICY
+                record.save()
                 with contextlib.suppress(OSError):
                     record.leaf.kill()
             if kill or record.ending is not None:
@@ -354,10 +357,15 @@ class Handlers:
         await self._sessions.end(record)
         return outcomes
 
-    async def _end_if_ephemeral(self, name: str) -> None:
+    async def end_if_idle(self, name: str) -> None:
+        """A session made for one call ends with the last thing that runs in it."""
         record = self._core.sessions.get(name)
-        if record is not None and record.spec.labels.get("for") == "one call" and not record.calls:
-            await self._end_session(record)
+        if record is None or record.calls or record.spec.labels != _ONE_CALL:
+            return
+        with contextlib.suppress(CgroupGoneError):
+            if record.cgroup.populated():
+                return  # survivors in background/: the janitor asks again
+        await self._end_session(record)
 
     def _agent_ended(self, name: str) -> None:
         record = self._core.sessions.get(name)

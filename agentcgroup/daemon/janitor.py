@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slow housekeeping: page cache that keeps removed memcgs alive, leaves left behind.
+"""Slow housekeeping: page cache that keeps removed memcgs alive, leaves left behind,
+sessions made for one call whose call was ended by somebody else than its caller.
 
 A removed cgroup's memcg lives on while pages are charged to it ("dying"). Each costs
 kernel memory, so past a bound the tree's page cache is reclaimed in small portions.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 from ..cgroupfs import files, parse
 from ..cgroupfs.api import CgroupLike
@@ -26,9 +28,9 @@ _PORTION_BYTES = 64 * MIB
 
 
 class Janitor:
-    def __init__(self, core: Core, root: CgroupLike) -> None:
+    def __init__(self, core: Core, end_if_idle: Callable[[str], Awaitable[None]]) -> None:
         self._core = core
-        self._root = root
+        self._end_if_idle = end_if_idle
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -47,6 +49,7 @@ class Janitor:
                 with contextlib.suppress(CgroupGoneError, OSError):
                     self._remove_leftovers(session.tools)
                     await self._release_dying(session.tools)
+                    await self._end_if_idle(session.name)
 
     def _remove_leftovers(self, tools: CgroupLike) -> None:
         for name in tools.children():

@@ -30,12 +30,14 @@ from .janitor import Janitor
 from .outcomes import OutcomeStore
 from .recovery import Recovery
 from .registry import TreeRegistry
-from .rooting import host_budget_bytes, open_root
+from .rooting import host_budget_bytes, lock_root, open_root
 from .sampler import Sampler
 from .server import Server
+from .server_listen import check_free
 from .sessions import Sessions
 from .signals import Signals
 from .status import Status
+from .takeover import Takeover
 
 __all__ = ["Daemon", "run"]
 
@@ -56,7 +58,12 @@ class Daemon:
         config = self.config
         if os.geteuid() != 0:
             raise NotPermittedError("the daemon needs root: run it with sudo or as a service")
+        agent_socket = config.daemon.socket
+        admin_socket = admin_socket_path(agent_socket)
+        for path in (agent_socket, admin_socket):
+            check_free(path)  # before anything in the tree is touched
         self.root, self._made_root = open_root(config.daemon.root)
+        self._lock_fd = lock_root(self.root)
         clock = MonotonicClock()
         budget = host_budget_bytes(self.root, config.host.memory_reserve)
         tree_path = tree.proc_path(self.root)
@@ -79,12 +86,10 @@ class Daemon:
         calls.watch_leaf, calls.unwatch_leaf = self._signals.watch, self._signals.unwatch
         calls.layers = self._signals.layers()
         Sampler(self.core, find_biggest=not self._signals.has_bpf("oom"))
-        found = await Recovery(
-            self.core, self.root, sessions, calls, ender, self._store, self._signals
-        ).run()
+        takeover = Takeover(self.core, self.root)
         self._guardian = Guardian(
             self.root, run_dir / "guardian.fifo", config.daemon.guardian_timeout_s, budget,
-            spawn=config.daemon.guardian and not _guardian_is_a_service(),
+            spawn=not _guardian_is_a_service(), on_beat=takeover.check,
         )  # fmt: skip
         self._status = Status(
             self.core, self.root, self._signals, config.daemon.mode,
@@ -93,17 +98,20 @@ class Daemon:
         handlers = Handlers(self.core, sessions, calls, self._store, self._signals, self._status)
         registry = TreeRegistry(self.core, self._store, tree_path)
         self._server = Server(handlers, registry)
-        agent_socket = config.daemon.socket
+        recovery = Recovery(
+            self.core, self.root, sessions, calls, ender, self._store, self._signals
+        )
         try:
-            await self._server.start(
-                agent_socket, admin_socket_path(agent_socket), config.daemon.group
-            )
+            if config.daemon.guardian:
+                # Before the tree is read: it must not act on what we go by.
+                self._guardian.start()
+            found = await recovery.run()
+            await self._server.start(agent_socket, admin_socket, config.daemon.group)
         except BaseException:
+            await self._guardian.stop()
             await self._stop_parts(clean=False)
             raise
-        if config.daemon.guardian:
-            self._guardian.start()
-        self._janitor = Janitor(self.core, self.root)
+        self._janitor = Janitor(self.core, handlers.end_if_idle)
         self._janitor.start()
         _log.info(
             "ready: root %s, budget %d MiB, mode %s, memory events by %s, found %s",
@@ -144,6 +152,7 @@ class Daemon:
             with contextlib.suppress(OSError):
                 self.root.remove()
         self.root.close()
+        os.close(self._lock_fd)
         if clean:
             _log.info("stopped")
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from ..cgroupfs import pidfd, proc
 from ..cgroupfs.api import CgroupLike
-from ..types.actions import Because
+from ..errors import CgroupGoneError
+from ..log import get_logger
+from ..types.actions import Because, Code
 from ..types.intents import Intent
 from ..types.limits import Limits
 from ..types.outcomes import BiggestProcess, Reason
@@ -25,17 +27,23 @@ from ..types.sessions import Mode, SessionKind, SessionSpec
 
 __all__ = [
     "CALL_XATTR",
+    "EPOCH_TIME_XATTR",
     "EPOCH_XATTR",
     "SESSION_XATTR",
     "CallRecord",
     "ProcessRef",
     "SessionRecord",
     "boot_id",
+    "load_because",
+    "load_xattr",
 ]
 
 SESSION_XATTR = "trusted.agentcgroup.session"
 CALL_XATTR = "trusted.agentcgroup.call"
 EPOCH_XATTR = "trusted.agentcgroup.epoch"
+EPOCH_TIME_XATTR = "trusted.agentcgroup.epoch_time_ns"
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +147,26 @@ class CallRecord:
     sample_interval_ns: int = 0
     next_sample_ns: int = 0
     oom_before: tuple[int, int, int] = (0, 0, 0)
-    restored: bool = False
     ending: asyncio.Future[Any] | None = None
     admitted: asyncio.Future[Any] | None = None
+
+    def save(self) -> None:
+        """Into the tree, so that a successor of this daemon knows it. Never in the way of
+        what is done next: a figure too old is better than a kill that was left out."""
+        if self.leaf is None:
+            return
+        try:
+            self.leaf.set_xattr(CALL_XATTR, self.to_xattr())
+        except CgroupGoneError:
+            return
+        except OSError as error:
+            _log.warning("%s: cannot save what is known of it: %s", self.name, error)
+
+    def note_thawed(self, now_ns: int) -> None:
+        """It ran again at `now_ns`, if it stood still."""
+        if self.frozen_since_ns is not None:
+            self.frozen_ns += max(0, now_ns - self.frozen_since_ns)
+            self.frozen_since_ns = None
 
     def to_xattr(self) -> bytes:
         return _dump(
@@ -156,9 +181,16 @@ class CallRecord:
                 "waited_ms": self.waited_ms,
                 "oom_before": list(self.oom_before),
                 "killed": self.killed.value if self.killed else None,
+                "because": [self.because.code, self.because.text] if self.because else None,
+                "frozen_ns": self.frozen_ns,
+                "frozen_since_ns": self.frozen_since_ns,
                 "boot": boot_id(),
             }
         )
+
+
+def load_because(value: Any) -> Because | None:
+    return Because(Code(value[0]), str(value[1])) if value else None
 
 
 def boot_id() -> str:

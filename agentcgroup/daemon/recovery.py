@@ -2,13 +2,15 @@
 """After a restart: read the tree back, go on with what runs, end what can't.
 
 For every leaf with a record: outcome stored -> only rmdir; its owner lives -> it runs on
-and waits for tool.resume; owner dead -> ended here, `lost` since nobody saw its status.
+and waits for tool.resume, or for the repeated tool.begin that places its command; owner
+dead -> ended here, `lost` since nobody saw its status, unless the leaf tells a reason.
 A leaf without a record was never placed into and is removed. Grants and frozen states
 are taken from the files as they are, so what a guardian raised meanwhile is adopted.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -28,15 +30,16 @@ from .ending import Ender
 from .outcomes import OutcomeStore
 from .records import (
     CALL_XATTR,
-    EPOCH_XATTR,
     SESSION_XATTR,
     CallRecord,
     ProcessRef,
     SessionRecord,
+    load_because,
     load_xattr,
 )
 from .sessions import Sessions
 from .signals import Signals
+from .takeover import epoch_of, relieved_ns
 
 __all__ = ["Recovery"]
 
@@ -65,18 +68,15 @@ class Recovery:
 
     async def run(self) -> dict[str, int]:
         """Counts of what was found, for one log line."""
-        counts = {"sessions": 0, "running": 0, "ended": 0, "removed": 0, "epoch": self._epoch()}
+        epoch = epoch_of(self._root)
+        counts = {"sessions": 0, "running": 0, "ended": 0, "removed": 0, "epoch": epoch}
         for name in self._root.children():
             with contextlib.suppress(CgroupGoneError):
                 self._adopt_session(self._root.child(name), counts)
-        for record in self._orphans:
-            await self._ender.end(record, *self._seen_status(record), lost=True)
-            counts["ended"] += 1
+        # Together: one that takes seconds to die must not keep the others' shims waiting.
+        await asyncio.gather(*(self._ender.end(o, None, None, lost=True) for o in self._orphans))
+        counts["ended"] += len(self._orphans)
         return counts
-
-    def _epoch(self) -> int:
-        raw = self._root.get_xattr(EPOCH_XATTR)
-        return int(raw) if raw and raw.isdigit() else 0
 
     def _adopt_session(self, cgroup: CgroupLike, counts: dict[str, int]) -> None:
         saved = load_xattr(cgroup, SESSION_XATTR)
@@ -85,7 +85,11 @@ class Recovery:
             return
         try:
             record = self._session_record(cgroup, saved)
-        except (InvalidValueError, CgroupGoneError, KeyError, ValueError) as error:
+        except CgroupGoneError:
+            # It was being removed: agent/ or tools/ is gone already.
+            self._remove_unfinished(cgroup, counts)
+            return
+        except (InvalidValueError, KeyError, ValueError) as error:
             _log.warning("session %s can't be adopted: %s", cgroup.name, error)
             return
         self._sessions.register(record)
@@ -132,10 +136,14 @@ class Recovery:
         current = leaf.read_int(files.MEMORY_CURRENT) or 0
         frozen = (leaf.try_read(files.CGROUP_FREEZE) or "0") == "1"
         now = self._core.clock.now_ns()
-        record.frozen_since_ns = now if frozen else None
+        if not frozen:
+            record.note_thawed(max(record.frozen_since_ns or 0, relieved_ns(self._root, now)))
+        elif record.frozen_since_ns is None:
+            record.frozen_since_ns = now
         self._core.feed(
             i.CallRestored(
-                now, session.name, record.name, record.intent, record.begun_ns,
+                now, session.name, record.name, record.intent,
+                record.placed_ns or record.begun_ns,
                 record.limits.memory_high_bytes, current, frozen,
             )
         )  # fmt: skip
@@ -166,14 +174,13 @@ class Recovery:
             waited_ms=float(saved["waited_ms"]),
             oom_before=tuple(saved["oom_before"]),
             killed=Reason(saved["killed"]) if saved["killed"] else None,
-            restored=True,
+            because=load_because(saved["because"]),
+            frozen_ns=int(saved["frozen_ns"]),
+            frozen_since_ns=saved["frozen_since_ns"],
         )
 
-    def _seen_status(self, record: CallRecord) -> tuple[int | None, int | None]:
-        return record.child_exit or (None, None)
-
     def _remove_unfinished(self, cgroup: CgroupLike, counts: dict[str, int]) -> None:
-        """A crash during session.create leaves a directory without a record."""
+        """A crash during session.create or session.end leaves a part of a session."""
         if not cgroup.populated():
             with contextlib.suppress(OSError):
                 cgroup.remove_tree()

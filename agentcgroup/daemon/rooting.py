@@ -7,6 +7,8 @@ delegated scope under systemd, else /sys/fs/cgroup/agentcgroup, made by us as ro
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
 from ..cgroupfs import files, proc, tree
@@ -16,7 +18,7 @@ from ..units import MIB
 from . import systemd
 from .layout import CONTROLLERS, policy_budget_bytes
 
-__all__ = ["host_budget_bytes", "open_root"]
+__all__ = ["host_budget_bytes", "lock_root", "open_root"]
 
 _LEAST_RESERVE_BYTES = 512 * MIB
 
@@ -46,6 +48,22 @@ def open_root(wanted: str) -> tuple[Cgroup, bool]:
     except (CgroupGoneError, OSError) as error:
         raise ConfigError("root", str(path), f"use a cgroup that can be opened ({error})") from None
     return root, made
+
+
+def lock_root(root: Cgroup) -> int:
+    """One daemon a tree: a descriptor whose lock lasts as long as this process.
+
+    Raises ConfigError when another daemon holds it.
+    """
+    fd = os.open(root.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise ConfigError(
+            "root", root.path, "another daemon works on this tree: stop it, or name another root"
+        ) from None
+    return fd
 
 
 def host_budget_bytes(root: Cgroup, reserve_bytes: int | None) -> int:

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..log import get_logger
 from ..protocol.sockets import checked_socket_path
 
-__all__ = ["ListeningSocket"]
+__all__ = ["ListeningSocket", "check_free"]
 
 _log = get_logger(__name__)
 _BACKLOG = 4096
@@ -29,7 +29,7 @@ class ListeningSocket:
     def __init__(self, path: str, mode: int, group: str | None = None) -> None:
         self.path = checked_socket_path(path)
         _make_directory(Path(path).parent)
-        _check_free(path)
+        check_free(path)
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._inode = _bind_and_listen(self.sock, path, mode, _group_id(group))
@@ -63,7 +63,8 @@ def _make_directory(directory: Path) -> None:
         ) from None
 
 
-def _check_free(path: str) -> None:
+def check_free(path: str) -> None:
+    """ConfigError if a daemon answers at `path`, or something else is in the way."""
     try:
         found = Path(path).lstat()
     except FileNotFoundError:

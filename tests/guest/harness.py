@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nursery import Nursery, NurseryProcess
+
 from agentcgroup.client.client import Client
 from agentcgroup.daemon.guardian import find_program
 
@@ -35,7 +37,7 @@ __all__ = [
 
 CGROUPFS = Path("/sys/fs/cgroup")
 # An emulated kernel on a busy machine; a wait this long is a failure, never a measure.
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 LIMIT_FILES = ("memory.high", "memory.max", "memory.swap.max", "pids.max", "cpu.weight", "cpu.max")
 _START = (
     "import sys; from agentcgroup.daemon.config import load_config;"
@@ -47,13 +49,14 @@ T = TypeVar("T")
 class PrivateDaemon:
     """`settings` are tables of the configuration file: policy={"step": "8M"}."""
 
-    def __init__(self, **settings: Mapping[str, Any]) -> None:
+    def __init__(self, nursery: Nursery | None = None, **settings: Mapping[str, Any]) -> None:
+        self._nursery = nursery
         self.base = Path(tempfile.mkdtemp(prefix="acg-", dir="/run"))
         self.base.chmod(0o755)
         self.root = CGROUPFS / self.base.name
         self.socket = self.base / "agent" / "agent.sock"
         self.log = self.base / "daemon.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | NurseryProcess | None = None
         self.shims: list[Shim] = []
         self._config = self.base / "config.toml"
         self._client: Client | None = None
@@ -68,12 +71,17 @@ class PrivateDaemon:
         """`crash_at`: see agentcgroup.daemon.crashpoints; `ready`: wait until it answers."""
         env = {**os.environ, "AGENTCGROUP_CRASH_AT": crash_at, **environ}
         with self.log.open("ab") as log:
+            if self._nursery is not None:
+                self.process = self._nursery.start(str(self._config), str(self.log), env)
+                return self._wait_ready() if ready else self
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _START, str(self._config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
             )  # fmt: skip
-        if ready:
-            until(self._answers, "the daemon answers", self.log_text)
+        return self._wait_ready() if ready else self
+
+    def _wait_ready(self) -> PrivateDaemon:
+        until(self._answers, "the daemon answers", self.log_text)
         return self
 
     def _answers(self) -> bool:
@@ -162,7 +170,8 @@ class PrivateDaemon:
         """Start agentcgroup-run; `inside`: as a process of the session's agent/."""
         directory = self.root / session / "agent" if inside and session else None
         options = [*options, *(["--session", session] if session and not inside else [])]
-        env = {**os.environ, "AGENTCGROUP_SOCKET": str(self.socket), **environ}
+        env = {**os.environ, "AGENTCGROUP_SOCKET": str(self.socket),
+               "AGENTCGROUP_RECONNECT_S": str(PATIENCE_S), **environ}  # fmt: skip
         outcome_file = self.base / f"outcome-{len(self.shims)}.json"
         shim = Shim(list(command), options, outcome_file, directory, env)
         self.shims.append(shim)
