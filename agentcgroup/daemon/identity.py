@@ -49,6 +49,9 @@ class Registry(Protocol):
     def locate(self, cgroup_path: str) -> Location | None:
         """`cgroup_path` as in /proc/PID/cgroup; None if it is in no session."""
 
+    def any_outside(self) -> bool:
+        """Is any session's agent outside? If not, nobody's ancestors need be asked."""
+
     def outside_session(self, pid: int, start_time: int) -> str | None:
         """The session whose outside agent is this very process (clock ticks after boot)."""
 
@@ -136,7 +139,9 @@ class PeerHandle:
             role = Access.LEAF if inside else Access.AGENT
             session: str | None = location.session
         else:
-            session = outside_session_of(self.pid, self.start_time, registry.outside_session)
+            session = None
+            if registry.any_outside():
+                session = outside_session_of(self.pid, self.start_time, registry.outside_session)
             role = Access.ANYONE if session is None else Access.AGENT
         if self.admin:
             self._check_namespaces()

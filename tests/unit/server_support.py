@@ -31,6 +31,9 @@ class FakeRegistry:
     def locate(self, cgroup_path: str) -> Location | None:
         return self.locations.get(cgroup_path)
 
+    def any_outside(self) -> bool:
+        return bool(self.outside)
+
     def outside_session(self, pid: int, start_time: int) -> str | None:
         return self.outside.get((pid, start_time))
 
