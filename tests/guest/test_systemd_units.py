@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import CGROUPFS, PATIENCE_S, Shim, alive, leaf_state, read_value, until
+from harness import CGROUPFS, PATIENCE_S, Shim, alive, lasting_state, leaf_state, read_value, until
 
 from agentcgroup.client.client import Client
 from agentcgroup.daemon.systemd import SCOPE
@@ -37,11 +37,6 @@ def systemctl(*arguments: str) -> str:
 
 def main_pid(unit: str) -> int:
     return int(systemctl("show", "-p", "MainPID", "--value", unit))
-
-
-def fixed(leaf: Path) -> dict[str, object]:
-    """What no restart may change; the grant moves with what is free."""
-    return {name: value for name, value in leaf_state(leaf).items() if name != "memory.high"}
 
 
 def journal() -> str:
@@ -143,17 +138,17 @@ def test_where_everything_lives(units: Installed) -> None:
 def test_calls_survive(units: Installed, how: str) -> None:
     shim = units.shim("--memory", "100M", "--memory-max", "200M")
     leaf = units.leaf(shim)
-    before, old = fixed(leaf), main_pid("agentcgroupd")
+    before, old = lasting_state(leaf), main_pid("agentcgroupd")
     if how == "kill -9":
         os.kill(old, signal.SIGKILL)
     elif how == "restart":
         systemctl("restart", "agentcgroupd")
     else:
         systemctl("stop", "agentcgroupd")
-        assert fixed(leaf) == before
+        assert lasting_state(leaf) == before
         systemctl("start", "agentcgroupd")
     until(lambda: main_pid("agentcgroupd") not in (0, old) and units.ready(), "it is back", journal)
-    assert fixed(leaf) == before
+    assert lasting_state(leaf) == before
     units.release(shim)
     assert (shim.outcome["reason"], shim.outcome["call"]) == ("failed", leaf.name)
     with units.client() as client:
