@@ -66,16 +66,16 @@ _Static_assert(sizeof(struct acg_exit_record) == 32, "acg_exit_record layout");
 
 /*
  * header.cgroup_id: the memcg that ran out, 0 for the host. argv is empty when the victim's
- * exec was not seen; comm is there always. level: depth of that memcg, root is 0.
+ * exec was not seen; comm is there always.
  */
 struct acg_oom_record {
 	struct acg_header header;
 	__u64 victim_cgroup_id;
 	__u64 rss_pages;
 	__u32 pid;
-	__u32 level;
 	__u32 argv_len;
 	__u32 argv_cut;
+	__u32 pad;
 	char comm[ACG_COMM_LEN];
 	char argv[ACG_ARGV_LEN];
 };

@@ -223,7 +223,7 @@ static __always_inline int report_victim(struct task_struct *victim)
 	record->victim_cgroup_id = acg_cgroup_id(home);
 	record->rss_pages = read_rss_pages(BPF_CORE_READ(victim, mm));
 	record->pid = pid;
-	record->level = hit ? BPF_CORE_READ(hit, level) : 0;
+	record->pad = 0;
 	BPF_CORE_READ_INTO(&record->comm, leader, comm);
 	record->argv_len = 0;
 	record->argv_cut = 0;

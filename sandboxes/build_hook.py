@@ -60,7 +60,7 @@ class AgentcgroupBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"
-        if out / ON_PATH in built and version != "editable":
+        if out / ON_PATH in built:
             build_data["shared_scripts"][str(out / ON_PATH)] = ON_PATH
 
 
@@ -73,7 +73,7 @@ def build_bpf(root: Path, out: Path) -> tuple[list[Path], str]:
     problem = f"no clang {CLANG_OLDEST} or newer on PATH ({BPF_PACKAGES})"
     for clang, version in find_clangs():
         try:
-            run_make(root / "bpf", f"CLANG={clang}")
+            run_make(root / "bpf", f"CLANG={clang}", "objects")
         except NotBuiltError as failed:
             hint = f" ({BPF_PACKAGES})" if "bpf/" in str(failed) else ""
             problem = f"clang {version}: {failed}{hint}"

@@ -23,14 +23,14 @@ class RingBuffers:
         if not rings:
             raise ValueError("no ring buffer to read")
         self._lib = load_libbpf()
+        self._closing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
         # libbpf keeps only C pointers to these
         self._callbacks = [self._lib.ring_callback(receive) for _fd, receive in rings]
         self._manager = self._lib.check_pointer(
             self._lib.ring_buffer__new(rings[0][0], self._callbacks[0], None, None),
             "cannot map ring buffer",
         )
-        self._closing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll = select.epoll()
         try:
             for (map_fd, _receive), callback in zip(rings[1:], self._callbacks[1:], strict=True):
                 added = self._lib.ring_buffer__add(self._manager, map_fd, callback, None)

@@ -35,6 +35,8 @@ _IO_LIMIT_BYTES_PER_S = 2 * MIB
 # 1 MiB at 2 MiB/s is half a second; far below means that nobody throttled.
 _IO_THROTTLED_US = 300_000
 _SPIN_MS = 300
+_FOREVER_MS = 60_000
+_ATTEMPTS = 3
 _WEIGHT_RATIO = 3
 _PATIENCE_S = 5.0
 
@@ -78,11 +80,14 @@ def _memory_max(cg: CgroupLike) -> Verdict:
     with contextlib.suppress(NotSupportedError):
         cg.write(files.MEMORY_SWAP_MAX, "0")
     with ProbeWorker(cg) as worker:
-        cg.write(files.MEMORY_MAX, str(_current_bytes(cg) + _STEP_BYTES))
+        limit_bytes = _current_bytes(cg) + _STEP_BYTES
+        cg.write(files.MEMORY_MAX, str(limit_bytes))
         worker.tell("touch", 4 * _STEP_BYTES)
         if worker.ended(_PATIENCE_S):
             return Answer.YES, "a process over the limit was killed"
-        return Answer.NO, "a process went over the limit and lived"
+        if _current_bytes(cg) > limit_bytes:
+            return Answer.NO, "a process went over the limit and lived"
+        return Answer.UNKNOWN, "the probe's process did not get over the limit"
 
 
 def _memory_peak(cg: CgroupLike) -> Verdict:
@@ -141,7 +146,7 @@ def _kill(cg: CgroupLike) -> Verdict:
         cg.kill()
         if worker.ended(_PATIENCE_S):
             return Answer.YES, "the process ended"
-    return Answer.NO, "the process lived on"
+    return Answer.UNKNOWN, f"the process did not end within {_PATIENCE_S:.0f} s"
 
 
 def _freeze(cg: CgroupLike) -> Verdict:
@@ -150,7 +155,7 @@ def _freeze(cg: CgroupLike) -> Verdict:
         frozen = _eventually(cg.frozen)
         cg.freeze(False)
         if not frozen:
-            return Answer.NO, "the cgroup did not become frozen"
+            return Answer.UNKNOWN, f"it was not frozen within {_PATIENCE_S:.0f} s"
         worker.ask("ping")
     return Answer.YES, "stopped and went on"
 
@@ -201,9 +206,16 @@ def _cpu_weight(cg: CgroupLike) -> Verdict:
         with ProbeWorker(heavy) as one, ProbeWorker(light) as other:
             for worker in (one, other):
                 worker.ask("pin", cpu)
-            for worker in (one, other):
-                worker.tell("spin", _SPIN_MS)
-            heavy_us, light_us = one.answer(_PATIENCE_S), other.answer(_PATIENCE_S)
+            idle_us = _cpu_usage_us(light)
+            other.tell("spin", _FOREVER_MS)
+            if not _eventually(lambda: _cpu_usage_us(light) > idle_us + 1000):
+                return Answer.UNKNOWN, "the CPU was too busy to tell"
+            for _ in range(_ATTEMPTS):
+                before_us = _cpu_usage_us(light)
+                heavy_us = one.ask("spin", _SPIN_MS, timeout_s=_PATIENCE_S)
+                light_us = _cpu_usage_us(light) - before_us
+                if heavy_us > _WEIGHT_RATIO * light_us:
+                    break
     seen = f"weights 1000 to 10 gave {heavy_us // 1000} to {light_us // 1000} ms of CPU"
     return (Answer.YES if heavy_us > _WEIGHT_RATIO * light_us else Answer.NO), seen
 
@@ -303,6 +315,10 @@ def disk_of(path: str) -> str | None:
 
 def _current_bytes(cg: CgroupLike) -> int:
     return int(cg.read(files.MEMORY_CURRENT))
+
+
+def _cpu_usage_us(cg: CgroupLike) -> int:
+    return cg.keyed(files.CPU_STAT)["usage_usec"]
 
 
 def _scanned(cg: CgroupLike) -> int:

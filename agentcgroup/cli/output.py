@@ -71,7 +71,8 @@ def figure(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {figure(str(key), item)}" for key, item in value.items()) or "-"
+        parts = (f"{_title(str(key))} {figure(str(key), item)}" for key, item in value.items())
+        return ", ".join(parts) or "-"
     if isinstance(value, list):
         return ", ".join(str(item) for item in value) or "-"
     return str(value)

@@ -41,11 +41,12 @@ from ..types.steps import StepReport
 from ..types.validation import WireModel, parse
 from .channels import Channels
 from .toolcall import CompletedCall, ToolCall
-from .transport import RETRY_S
 
 __all__ = ["Client"]
 
 DEFAULT_TIMEOUT_S = 30.0
+# Each capability is tried out: seconds on a real machine, a minute on an emulated one.
+PROBE_TIMEOUT_S = 300.0
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -211,7 +212,7 @@ class Client:
 
     def version(self, *, retry: bool = True) -> VersionResult:
         """The daemon's version; with `retry` an absent one is waited for, two seconds."""
-        result = self._channels.agent.request("host.version", {}, retry_s=RETRY_S if retry else 0.0)
+        result = self._channels.agent.request("host.version", {}, retry_s=None if retry else 0.0)
         return VersionResult.model_validate(result)
 
     def status(self) -> dict[str, Any]:
@@ -219,8 +220,8 @@ class Client:
         return self._channels.as_admin("host.status", {})
 
     def probe(self) -> dict[str, Any]:
-        """What the host can do (docs/protocol.md, host.probe)."""
-        return self._channels.as_admin("host.probe", {})
+        """What the host can do (docs/protocol.md, host.probe); takes a while."""
+        return self._channels.admin.request("host.probe", {}, timeout_s=PROBE_TIMEOUT_S)
 
     def events(
         self, session: str | None = None, *, kinds: list[str] | None = None

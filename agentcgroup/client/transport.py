@@ -150,11 +150,13 @@ class Endpoint:
     def __init__(self, path: str, timeout_s: float) -> None:
         self.path = path
         self._timeout_s = timeout_s
+        self._pid = os.getpid()
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
 
-    def acquire(self, retry_s: float = RETRY_S) -> Connection:
+    def acquire(self, retry_s: float | None = None) -> Connection:
         """A live connection for the caller alone; give it back with `release`."""
+        self._leave_parents_behind()
         while True:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
@@ -178,28 +180,37 @@ class Endpoint:
         params: dict[str, Any],
         *,
         pidfd: int | None = None,
-        retry_s: float = RETRY_S,
+        retry_s: float | None = None,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """Sent once: only connecting is repeated, so nothing is done twice."""
         connection = self.acquire(retry_s)
         try:
-            return connection.request(method, params, pidfd=pidfd, timeout_s=self._timeout_s)
+            return connection.request(
+                method, params, pidfd=pidfd, timeout_s=timeout_s or self._timeout_s
+            )
         finally:
             self.release(connection)
 
     def close(self) -> None:
+        self._leave_parents_behind()
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
 
-    def _greeted(self, retry_s: float) -> Connection:
+    def _leave_parents_behind(self) -> None:
+        """After a fork the idle connections, and the lock it may have held, are the parent's."""
+        if self._pid != os.getpid():
+            self._pid, self._idle, self._lock = os.getpid(), [], threading.Lock()
+
+    def _greeted(self, retry_s: float | None) -> Connection:
         """A connection on which the daemon has answered once.
 
         A stopped daemon's socket still accepts; without this first question a queued
         begin could not be told from a daemon that hangs.
         """
-        deadline_s = time.monotonic() + retry_s
+        deadline_s = time.monotonic() + (RETRY_S if retry_s is None else retry_s)
         while True:
             try:
                 connection = Connection(self.path)

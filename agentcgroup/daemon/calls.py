@@ -39,7 +39,7 @@ from .target import Target, check_target, confirm_place, place
 __all__ = ["Calls"]
 
 _log = get_logger(__name__)
-_FIRST_SAMPLE_NS = 5_000_000
+_FIRST_SAMPLE_NS = 20_000_000
 _KILLED = 9
 
 

@@ -66,8 +66,8 @@ class Connection:
     def notify(self, method: str, params: dict[str, Any]) -> bool:
         if not self.alive:
             return False
-        if not self._output.has_room(0):
-            self._output.drop_event()
+        if self._output.drops_events:
+            self._output.drop_event()  # without encoding it for a reader that is behind
             return False
         return self._output.send_event(codec.notification(method, params))
 

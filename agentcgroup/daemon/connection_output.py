@@ -2,7 +2,7 @@
 """Answers and events of one connection on their way out, bounded.
 
 An answer that does not fit ends the connection: who asks must read. An event that does
-not fit is dropped and counted, and a `dropped` record says so as soon as there is room.
+not fit is dropped and counted; a `dropped` record stands where the gap is.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ class Output:
             self._shared.loop.add_writer(self._sock.fileno(), self._writable)
 
     def send_event(self, line: bytes) -> bool:
-        if self._dropped_events and self.has_room(0):
-            self._tell_dropped()
-        if not self.has_room(len(line)):
+        room_bytes = self._shared.limits.event_output_bytes - len(self._buffer)
+        if self.drops_events or (self._buffer and len(line) > room_bytes):
             self.drop_event()
             return False
         self.send(line)
         return True
 
-    def has_room(self, event_bytes: int) -> bool:
-        room = self._shared.limits.event_output_bytes - len(self._buffer)
-        return not self._buffer or event_bytes < room
+    @property
+    def drops_events(self) -> bool:
+        """From the first one that did not fit until all before it was read: one gap."""
+        return self._dropped_events > 0
 
     def drop_event(self) -> None:
         self._dropped_events += 1

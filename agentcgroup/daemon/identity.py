@@ -49,6 +49,9 @@ class Registry(Protocol):
     def locate(self, cgroup_path: str) -> Location | None:
         """`cgroup_path` as in /proc/PID/cgroup; None if it is in no session."""
 
+    def any_outside(self) -> bool:
+        """Is any session's agent outside? If not, nobody's ancestors need be asked."""
+
     def outside_session(self, pid: int, start_time: int) -> str | None:
         """The session whose outside agent is this very process (clock ticks after boot)."""
 
@@ -121,7 +124,11 @@ class PeerHandle:
         self._alive_poll = select.poll()
         if self.pidfd >= 0:
             self._alive_poll.register(self.pidfd, select.POLLIN)
-            self._pin()
+            try:
+                self._pin()
+            except BaseException:
+                self.close()
+                raise
 
     def identify(self, registry: Registry) -> Identity:
         """Refuses with no_identity, not_supported or (on the admin socket) not_permitted."""
@@ -132,7 +139,9 @@ class PeerHandle:
             role = Access.LEAF if inside else Access.AGENT
             session: str | None = location.session
         else:
-            session = outside_session_of(self.pid, self.start_time, registry.outside_session)
+            session = None
+            if registry.any_outside():
+                session = outside_session_of(self.pid, self.start_time, registry.outside_session)
             role = Access.ANYONE if session is None else Access.AGENT
         if self.admin:
             self._check_namespaces()
@@ -178,7 +187,7 @@ class PeerHandle:
             return
         try:
             self._cgroup_fd = os.open(f"/proc/{self.pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             return
         start_time = proc.start_time_ticks(self.pid)
         if start_time is None or self._alive_poll.poll(0):

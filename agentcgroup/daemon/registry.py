@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ..types.sessions import SessionKind
 from . import layout
 from .core import Core
 from .identity import Location
@@ -33,10 +34,17 @@ class TreeRegistry:
             return Location(session, "background")
         return Location(session, "leaf", call or None)
 
+    def any_outside(self) -> bool:
+        return any(s.kind is SessionKind.OUTSIDE for s in self._core.sessions.values())
+
     def outside_session(self, pid: int, start_time: int) -> str | None:
         for record in self._core.sessions.values():
             agent = record.bound_agent
-            if agent is not None and agent.pid == pid and agent.start_ticks == start_time:
+            if (
+                record.kind is SessionKind.OUTSIDE
+                and agent is not None
+                and (agent.pid, agent.start_ticks) == (pid, start_time)
+            ):
                 return record.name
         return None
 

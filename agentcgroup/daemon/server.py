@@ -25,6 +25,7 @@ from ..errors import NotSupportedError
 from ..log import get_logger, warn_once
 from ..protocol import codec
 from ..protocol.errors import Kind, ProtocolError, error_object
+from ..protocol.messages import Access
 from .connection import Connection
 from .identity import Namespaces, PeerHandle, Registry, peer_pidfd_offered
 from .server_limits import Account, Accounts, ServerLimits, raise_descriptor_limit
@@ -46,7 +47,7 @@ class Server:
     ) -> None:
         self._handler = handler
         self._registry = registry
-        self._limits = limits or ServerLimits()
+        self.limits = limits or ServerLimits()
         self._listening: list[ListeningSocket] = []
         self._connections: set[Connection] = set()
         self._running: set[asyncio.Task[dict[str, Any]]] = set()
@@ -67,8 +68,8 @@ class Server:
             warn_once(_log, "this kernel has no SO_PEERPIDFD: agents are refused, only"
                             " administrators are served")  # fmt: skip
         loop = asyncio.get_running_loop()
-        self._shared = Shared(loop, self._limits, self._registry, self._start_handler)
-        self._accounts = Accounts(self._limits, raise_descriptor_limit())
+        self._shared = Shared(loop, self.limits, self._registry, self._start_handler)
+        self._accounts = Accounts(self.limits, raise_descriptor_limit())
         self._spare_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._listening.append(ListeningSocket(agent_path, 0o666))
@@ -123,21 +124,23 @@ class Server:
             client.setblocking(False)
             try:
                 self._admit(client, admin)
-            except Exception:
-                _log.exception("a connection could not be set up")
+            except Exception as error:
+                self._turned_away(error)
                 self._shared_now.closer.close_socket(client, "nobody")
 
     def _admit(self, client: socket.socket, admin: bool) -> None:
         shared = self._shared_now
         peer = PeerHandle(client, self._namespaces, admin=admin, offered=self._offered)
-        session = None
+        who = peer.stranger()
         try:
-            session = peer.identify(self._registry).session
+            who = peer.identify(self._registry)
         except ProtocolError as error:
             if admin:
                 self._refuse(client, peer, error)
                 return
-        account = self._accounts.find(admin=admin, session=session, uid=peer.uid)
+        account = self._accounts.find(
+            admin=admin, session=who.session, uid=who.uid, inside=who.role is Access.LEAF
+        )
         if not account.admit():
             self._accounts.forget_unused(account)
             self._refuse(client, peer, _too_many_connections(account))
@@ -161,13 +164,19 @@ class Server:
         peer.close()
 
     def _shed(self, listening: socket.socket) -> None:
-        """Out of descriptors: turn one client away, else it stays first in the queue for ever."""
-        warn_once(_log, "out of file descriptors: clients are turned away; raise LimitNOFILE")
-        self._shared_now.counters.refused_connections += 1
+        """Turn one client away, else it stays first in the queue for ever."""
+        self._turned_away(OSError(errno.EMFILE, "no descriptor left"))
         os.close(self._spare_fd)
         with contextlib.suppress(OSError):
             listening.accept()[0].close()
         self._spare_fd = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _turned_away(self, error: Exception) -> None:
+        self._shared_now.counters.refused_connections += 1
+        if isinstance(error, OSError) and error.errno in _OUT_OF_DESCRIPTORS:
+            warn_once(_log, "out of file descriptors: clients are turned away; raise LimitNOFILE")
+        else:
+            _log.error("a connection could not be set up", exc_info=error)
 
     # Requests
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of the daemon a peer may use, and the accounts that count it.
 
-An account is a session's, a uid's among the strangers, or the administrators'. It stands
-in a chain (uid → all strangers → everybody) and is charged in every link, so that many
-small owners can't take what a big one may not.
+An account is a session's agent's, its tools', a uid's among the strangers, or the
+administrators'. It stands in a chain (uid → all strangers → everybody) and is charged in
+every link, so that many small owners can't take what a big one may not.
 """
 
 from __future__ import annotations
@@ -109,11 +109,15 @@ class Accounts:
         self._admin = Account("administrators", limits.admin)
         self._owners: dict[str, Account] = {}
 
-    def find(self, *, admin: bool, session: str | None, uid: int) -> Account:
+    def find(
+        self, *, admin: bool, session: str | None, uid: int, inside: bool = False
+    ) -> Account:  # fmt: skip
+        """`inside`: in a tool call, which must not use up what the agent itself needs."""
         if admin:
             return self._admin
         if session is not None:
-            name, caps, parent = f"session {session}", self._limits.session, self.everybody
+            name = f"tools of session {session}" if inside else f"session {session}"
+            caps, parent = self._limits.session, self.everybody
         else:
             name, caps, parent = f"uid {uid}", self._limits.stranger_uid, self._strangers
         found = self._owners.get(name)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Put a listening Unix socket in place: never over one that somebody answers on.
 
-It is bound under a name of its own, gets its mode and group, listens, and only then
-takes the real name: clients never see one that refuses them, nor one with wider rights.
+A file that is no socket stays as well. A socket file whose owner is gone is replaced.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
-import secrets
 import socket
 import stat
 from pathlib import Path
@@ -45,10 +43,11 @@ class ListeningSocket:
             raise
 
     def close(self) -> None:
-        self.sock.close()
         with contextlib.suppress(OSError):
+            # While the socket is open nobody else's file gets its inode number.
             if Path(self.path).lstat().st_ino == self._inode:
                 Path(self.path).unlink()
+        self.sock.close()
 
 
 def _make_directory(directory: Path) -> None:
@@ -101,22 +100,18 @@ def _group_id(group: str | None) -> int | None:
 
 def _bind_and_listen(sock: socket.socket, path: str, mode: int, group_id: int | None) -> int:
     target = Path(path)
-    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    name = f".{secrets.token_hex(8)}.new"
+    target.unlink(missing_ok=True)
+    # Made with its final mode: no moment of wider rights, and of narrower ones neither.
+    umask = os.umask(0o777 & ~mode)
     try:
-        # By the directory's descriptor: the longer name would not fit into every path.
-        sock.bind(f"/proc/self/fd/{directory}/{name}")
-        try:
-            if group_id is not None:
-                os.chown(name, -1, group_id, dir_fd=directory, follow_symlinks=False)
-            os.chmod(name, mode, dir_fd=directory)
-            sock.listen(_BACKLOG)
-            inode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
-            os.rename(name, target.name, src_dir_fd=directory, dst_dir_fd=directory)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=directory)
-            raise
+        sock.bind(path)
     finally:
-        os.close(directory)
-    return inode
+        os.umask(umask)
+    try:
+        if group_id is not None:
+            os.chown(target, -1, group_id, follow_symlinks=False)
+        sock.listen(_BACKLOG)
+        return target.lstat().st_ino
+    except BaseException:
+        target.unlink()
+        raise

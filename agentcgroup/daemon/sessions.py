@@ -237,7 +237,7 @@ class Sessions:
 
     def _checked_reserve(self, spec: SessionSpec) -> int:
         """What agent/ keeps. Raises InvalidValueError for a budget that can't be."""
-        host = self._core.state.budget_bytes
+        host = self._host_bytes()
         asked = spec.memory_reserve
         if spec.memory is None:
             return asked if asked is not None else 0
@@ -256,6 +256,11 @@ class Sessions:
                 "memory_reserve", asked, f"keep at most half of memory ({spec.memory // 2} bytes)"
             )
         return asked
+
+    def _host_bytes(self) -> int:
+        """The root's own memory.max where there is one: policy stays a margin below it."""
+        budget = self._core.state.budget_bytes
+        return max(budget, min(_int(self._root, files.MEMORY_MAX) or 0, 2 * budget))
 
     def _write_limits(self, record: SessionRecord) -> None:
         layout.write_session_limits(

@@ -30,7 +30,8 @@ from .process import start_in
 
 __all__ = ["ManagedHost", "ManagedPlace"]
 
-_READY_S = 60.0
+# A host that is an emulated, shared CPU needs most of this.
+_READY_S = 180.0
 _STOP_S = 20.0
 _START_DAEMON = "import sys; from agentcgroup.cli.main import daemon_main; sys.exit(daemon_main())"
 

@@ -177,7 +177,10 @@ class SessionPlayer(threading.Thread):
 
         def work() -> None:
             try:
-                running.ends.append(self.place.call(argv, job.intent))
+                end = self.place.call(argv, job.intent)
+                if end.policy_kill:
+                    self.result.kill_times_s.append(self._since_start_s(time.monotonic_ns()))
+                running.ends.append(end)
             except BaseException as problem:
                 running.errors.append(problem)
 

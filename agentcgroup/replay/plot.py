@@ -92,7 +92,7 @@ def _legend(
         for s in sessions
     ]
     (total,) = axis.plot([], [], **_TOTAL, label="total memory")
-    (kill,) = axis.plot([], [], **_KILL, color="white", linestyle="none", label="OOM kill")
+    (kill,) = axis.plot([], [], **_KILL, color="white", linestyle="none", label="kill")
     figure.legend(
         handles=[*patches, total, kill], loc="outside upper left", ncols=3,
         frameon=False, fontsize=8,

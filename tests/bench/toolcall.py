@@ -27,7 +27,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "guest"))
 
-from harness import CGROUPFS, PrivateDaemon  # noqa: E402
+from harness import CGROUPFS, PrivateDaemon, enter_cgroup  # noqa: E402
 
 from agentcgroup.client.client import Client  # noqa: E402
 from agentcgroup.daemon.guardian import find_program  # noqa: E402
@@ -43,9 +43,12 @@ def main() -> None:
         daemon.start()
         daemon.client.create_session("bench")
         plain = plain_cgroup()
+        # As an agent does: from inside of its session.
+        enter_cgroup(daemon.root / "bench" / "agent")
         try:
             result = measure(options, daemon, program, plain, Path(scratch))
         finally:
+            enter_cgroup(CGROUPFS)
             plain.rmdir()
     print(json.dumps(result, indent=1))
 
@@ -58,9 +61,7 @@ def measure(
         "paper_wrapper": spawner(
             ["bash", str(HERE / "paper_wrapper.sh"), str(plain), str(scratch / "log"), "/bin/true"]
         ),
-        "shim": spawner(
-            [str(find_program("agentcgroup-run")), "--session", "bench", "--", "/bin/true"], daemon
-        ),
+        "shim": spawner([str(find_program("agentcgroup-run")), "--", "/bin/true"], daemon),
         "shim_unmanaged": spawner(
             [str(find_program("agentcgroup-run")), "--hold-fd", "0", "--", "/bin/true"]
         ),
@@ -113,7 +114,7 @@ def interleaved(variants: dict[str, Callable[[], None]], calls: int) -> dict[str
 def sustained(options: argparse.Namespace, daemon: PrivateDaemon) -> dict[str, Any]:
     """`workers` loops of shim calls: calls a second, and CPU-ms of the daemon for each."""
     env = {**os.environ, "AGENTCGROUP_SOCKET": str(daemon.socket)}
-    command = [str(find_program("agentcgroup-run")), "--session", "bench", "--", "/bin/true"]
+    command = [str(find_program("agentcgroup-run")), "--", "/bin/true"]
     counts = [0] * options.workers
     stop = threading.Event()
 
@@ -176,7 +177,7 @@ def sdk_call(daemon: PrivateDaemon) -> Callable[[], None]:
     client = Client(str(daemon.socket), require=True)
 
     def call() -> None:
-        with client.tool_call(session="bench") as tool:
+        with client.tool_call() as tool:
             tool.run(["/bin/true"])
 
     return call

@@ -54,6 +54,10 @@ class Backend(ABC):
         """A process in `cg` that waits."""
 
     @abstractmethod
+    def spawn_outside(self) -> int:
+        """A process in no cgroup below `root`."""
+
+    @abstractmethod
     def charge(self, pid: int, size_bytes: int) -> bool:
         """Let it touch memory; False if it was killed instead."""
 
@@ -63,6 +67,10 @@ class Backend(ABC):
     @abstractmethod
     def end(self, pid: int) -> None:
         """Let it exit and reap it."""
+
+    @abstractmethod
+    def kill_one(self, pid: int) -> None:
+        """SIGKILL to this process; it may take a moment to end."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -77,6 +85,9 @@ class FakeBackend(Backend):
         assert isinstance(cg, FakeCgroup)
         return self.kernel.spawn(cg.node, memory_bytes=8 << 20)
 
+    def spawn_outside(self) -> int:
+        return self.spawn(FakeCgroup.root(self.kernel))
+
     def charge(self, pid: int, size_bytes: int) -> bool:
         return self.kernel.charge(pid, size_bytes)
 
@@ -84,6 +95,9 @@ class FakeBackend(Backend):
         return self.kernel.processes[pid].alive
 
     def end(self, pid: int) -> None:
+        self.kernel.exit(pid)
+
+    def kill_one(self, pid: int) -> None:
         self.kernel.exit(pid)
 
     def close(self) -> None:
@@ -103,13 +117,19 @@ class KernelBackend(Backend):
         self._workers: dict[int, subprocess.Popen[str]] = {}
 
     def spawn(self, cg: CgroupLike) -> int:
+        # Charges stay where they were made, so it has to be inside before it starts.
+        return self._spawn(lambda: cg.move(os.getpid()))
+
+    def spawn_outside(self) -> int:
+        return self._spawn(None)
+
+    def _spawn(self, enter: Callable[[], None] | None) -> int:
         worker = subprocess.Popen(
             [sys.executable, "-S", "-c", _WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Charges stay where they were made, so it has to be inside before it starts.
-            preexec_fn=lambda: cg.move(os.getpid()),  # noqa: PLW1509
+            preexec_fn=enter,  # noqa: PLW1509
         )
         self._workers[worker.pid] = worker
         assert self.charge(worker.pid, 0)
@@ -131,6 +151,9 @@ class KernelBackend(Backend):
         worker.kill()
         with contextlib.suppress(BrokenPipeError):
             worker.communicate(timeout=DEADLINE_S)
+
+    def kill_one(self, pid: int) -> None:
+        self._workers[pid].kill()
 
     def close(self) -> None:
         if self.root.exists():

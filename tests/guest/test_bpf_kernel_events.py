@@ -10,129 +10,39 @@ import asyncio
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
+from bpf_harness import DEADLINE_S, HOG, Collector, Tree, cgroup_id, high_count, remove_cgroup
 
 from agentcgroup.bpf.kernel_events import KernelEvents
 from agentcgroup.errors import InvalidValueError
-from agentcgroup.types.events import ExecEvent, ExitEvent, KernelEvent, MemoryEvent, OomEvent
+from agentcgroup.types.events import ExecEvent, ExitEvent, MemoryEvent, OomEvent
 from agentcgroup.units import MIB
 
 pytestmark = [pytest.mark.guest, pytest.mark.smoke]
 
 CGROUPFS = Path("/sys/fs/cgroup")
-DEADLINE_S = 20.0
-# emulated kernels need 1 s alone and 3 s on a busy machine
-OPEN_BUDGET_S = 15.0
-# measured: at most 30,688 (acg_reclaim_high); the kernel's own limit is 1,000,000
+# emulated kernels need 1 s alone; 9 s were seen beside eight other guests
+OPEN_BUDGET_S = 30.0
+# half as much again as the most that 6.1 to 7.3 took; the kernel's own limit is 1,000,000
 VERIFIER_BUDGET = {
-    "acg_on_exec": 4_000,
-    "acg_on_exit": 4_000,
-    "acg_oom_begin": 100,
-    "acg_victim_marked": 24_000,
-    "acg_victim_chosen": 24_000,
-    "acg_memory_event": 30_000,
-    "acg_reclaim_high": 120_000,
-    "acg_try_to_free": 16_000,
-    "acg_memcg_oom": 8_000,
-    "acg_charge_failed": 8_000,
+    "acg_on_exec": 3_000,
+    "acg_on_exit": 3_000,
+    "acg_oom_begin": 25,
+    "acg_victim_marked": 17_500,
+    "acg_victim_chosen": 17_500,
+    "acg_memory_event": 16_500,
+    "acg_reclaim_high": 50_000,
+    "acg_try_to_free": 11_500,
+    "acg_memcg_oom": 6_000,
+    "acg_charge_failed": 6_000,
 }
 ALL = {"exec", "exit", "oom", "memory", "charge_failed"}
-
-E = TypeVar("E", bound=KernelEvent)
-
-HOG = "data = b'x' * ({mib} << 20)"
-
-
-class Tree:
-    """A session with a leaf in the watched subtree, and a leaf outside it."""
-
-    def __init__(self, base: Path, name: str) -> None:
-        self.watched = base / "watched"
-        self.root = self.watched / name
-        self.leaf = self.root / "leaf"
-        self.outside = base / name
-        for directory in (self.root, self.leaf, self.outside):
-            directory.mkdir()
-        (self.root / "cgroup.subtree_control").write_text("+memory")
-
-    def run(
-        self, where: Path, *command: str, stdin: str | None = None
-    ) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            command,
-            preexec_fn=entering(where),
-            check=False,
-            capture_output=True,
-            input=stdin.encode() if stdin else None,
-        )
-
-    def python(self, where: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        return self.run(where, sys.executable, "-S", "-E", "-c", code, *arguments)
-
-    @contextmanager
-    def throttled_hog(self, where: Path) -> Iterator[None]:
-        """A process above any memory.high that these tests set, which never gets done."""
-        hog = subprocess.Popen(
-            [
-                sys.executable,
-                "-S",
-                "-E",
-                "-c",
-                f"{HOG.format(mib=48)}\nimport time; time.sleep(99)",
-            ],
-            preexec_fn=entering(where),  # noqa: PLW1509
-        )
-        try:
-            yield
-        finally:
-            hog.kill()
-            hog.wait()
-
-    def remove(self) -> None:
-        for directory in (self.leaf, self.root, self.outside):
-            remove_cgroup(directory)
-
-
-def entering(where: Path) -> Callable[[], None]:
-    """For a child before its exec: the order that tool calls have too."""
-    procs = str(where / "cgroup.procs")
-
-    def enter() -> None:
-        with open(procs, "w") as file:
-            file.write("0")
-
-    return enter
-
-
-def high_count(where: Path) -> int:
-    counts = dict(line.split() for line in (where / "memory.events").read_text().splitlines())
-    return int(counts["high"])
-
-
-def remove_cgroup(directory: Path) -> None:
-    (directory / "cgroup.kill").write_text("1")
-    until = time.monotonic() + DEADLINE_S
-    while True:
-        try:
-            directory.rmdir()
-            return
-        except OSError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.01)
-
-
-def cgroup_id(path: Path) -> int:
-    return path.stat().st_ino
 
 
 @pytest.fixture(scope="module")
@@ -165,30 +75,6 @@ def events(opened: KernelEvents, tree: Tree) -> KernelEvents:
     """Opened once, it takes a second; what earlier tests left is thrown away."""
     opened.read()
     return opened
-
-
-class Collector:
-    """Reads until something is there."""
-
-    def __init__(self, source: KernelEvents) -> None:
-        self.source = source
-        self.seen: list[KernelEvent] = []
-
-    def wait(self, kind: type[E], matches: Callable[[E], bool] = lambda _event: True) -> E:
-        until = time.monotonic() + DEADLINE_S
-        while True:
-            self.seen += self.source.read()
-            for event in self.seen:
-                if isinstance(event, kind) and matches(event):
-                    return event
-            left = until - time.monotonic()
-            if left <= 0:
-                raise AssertionError(f"no such {kind.__name__} among {self.seen}")
-            select.select([self.source.fileno()], [], [], left)
-
-    def all_of(self, kind: type[E]) -> list[E]:
-        self.seen += self.source.read()
-        return [event for event in self.seen if isinstance(event, kind)]
 
 
 def test_this_kernel_gets_every_capability(events: KernelEvents) -> None:

@@ -412,7 +412,10 @@ class TestProbes:
         ],
     )
     def test_effect_seen(self, root: Cgroup, name: str) -> None:
-        found = probe.probe_one(root, name)
+        for _ in range(5):
+            found = probe.probe_one(root, name)
+            if found.answer is not Answer.UNKNOWN:
+                break
         assert found.answer is Answer.YES, found
         assert found.reason
         assert root.children() == []
@@ -453,7 +456,7 @@ class TestProbes:
         started_s = time.monotonic()
         found = probe.probe_all(root)
         assert [capability.name for capability in found] == list(probe.PROBES)
-        assert time.monotonic() - started_s < 30
+        assert time.monotonic() - started_s < 120
         for capability in found:
             print(capability.name, capability.answer, capability.reason)
 

@@ -44,7 +44,7 @@ def cli(daemon: PrivateDaemon, *arguments: str) -> subprocess.CompletedProcess[s
     env = {**os.environ, "AGENTCGROUP_SOCKET": str(daemon.socket)}
     return subprocess.run(
         ["agentcgroup", *arguments],
-        capture_output=True, text=True, env=env, timeout=120, check=False,
+        capture_output=True, text=True, env=env, timeout=400, check=False,
     )  # fmt: skip
 
 

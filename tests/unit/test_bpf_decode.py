@@ -33,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         pytest.skip("needs make, clang-16 and libbpf-dev to compile the BPF programs")
     output = tmp_path_factory.mktemp("bpf")
-    subprocess.run(["make", "-s", "-C", BPF, f"OUTPUT={output}"], check=True)
+    subprocess.run(["make", "-s", "-C", BPF, f"OUTPUT={output}", "objects"], check=True)
     return output
 
 

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -92,26 +93,42 @@ def call(
     """Run a helper program and return its output; its last lines are the error if it fails."""
     words = [os.fspath(word) for word in command]
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             words,
-            input="" if text is None else text,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
             cwd=cwd,
             env={**os.environ, "PATH": SEARCH_PATH, **(environment or {})},
-            timeout=timeout_s,
-            check=False,
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         raise GuestError(f"cannot run {words[0]}: {error}") from error
-    except subprocess.TimeoutExpired as error:
-        raise GuestError(f"{words[0]} did not finish within {timeout_s:.0f} s") from error
-    if done.returncode != 0:
-        tail = "\n  ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-15:])
+    with process:
+        try:
+            output, errors = process.communicate(text or "", timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            _end_group(process)
+            raise GuestError(f"{words[0]} did not finish within {timeout_s:.0f} s") from error
+        except BaseException:
+            _end_group(process)
+            raise
+    if process.returncode != 0:
+        tail = "\n  ".join((errors.strip() or output.strip()).splitlines()[-15:])
         shown = " ".join(words)[:200]
-        raise GuestError(f"command failed with status {done.returncode}: {shown}\n  {tail}")
-    return done.stdout
+        raise GuestError(f"command failed with status {process.returncode}: {shown}\n  {tail}")
+    return output
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    """End a helper and everything it started; it gets a moment to undo its mounts."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 class Cache:
@@ -126,31 +143,36 @@ class Cache:
         return self.directory / name
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """One builder at a time per name; the lock ends with its process."""
-        with open(self.path(f".{name}.lock"), "w", encoding="ascii") as handle:
+    def lock(self, kind: str, *, tell: bool = False) -> Iterator[None]:
+        """One builder at a time per kind of entry; the lock ends with its process."""
+        with open(self.path(f".{kind}.lock"), "w", encoding="ascii") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"waiting for another start that is building {name}")
+                if tell:
+                    say(f"waiting for another start that is building {kind}")
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
     def entry(self, name: str, build: Callable[[Path], None], announce: str = "") -> Path:
-        """The directory `name`, built by `build(empty directory)` if it is not there yet."""
+        """The directory `name` (KIND-KEY), built by `build(empty directory)` if it is missing."""
         final = self.path(name)
         if final.exists():
             return final
-        with self.lock(name):
+        kind = name.rsplit("-", 1)[0]
+        with self.lock(kind, tell=bool(announce)):
             if final.exists():
                 return final
             if announce:
                 say(announce)
             started = time.monotonic()
-            work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self.directory))
+            # Whoever holds the lock is the only builder: what lies here belongs to a killed one.
+            for left in self.directory.glob(f".{kind}-*.building"):
+                shutil.rmtree(left, ignore_errors=True)
+            work = self.path(f".{name}.building")
+            work.mkdir()
             try:
                 build(work)
-                work.chmod(0o755)
                 work.rename(final)
             finally:
                 if work.exists():
@@ -159,13 +181,12 @@ class Cache:
                 say(f"{name}: built in {time.monotonic() - started:.1f} s")
         return final
 
-    def prune(self, prefix: str, keep: int) -> None:
+    def prune(self, kind: str, keep: int) -> None:
         """Forget all but the youngest entries; a guest that has one open keeps its disk."""
-        entries = [p for p in self.directory.glob(f"{prefix}*") if p.is_dir()]
+        entries = [p for p in self.directory.glob(f"{kind}-*") if p.is_dir()]
         for old in sorted(entries, key=lambda p: p.stat().st_mtime, reverse=True)[keep:]:
-            with self.lock(old.name):
+            with self.lock(kind):
                 shutil.rmtree(old, ignore_errors=True)
-            self.path(f".{old.name}.lock").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -197,6 +218,8 @@ def make_ext4(
     if source is not None:
         command += ["-d", source]
     call([*command, image, f"{max(size_bytes // 1024, 1024)}k"])
+    # Only a repair tool needs it, and a shared directory should look as it is.
+    call([program("debugfs"), "-w", "-R", "rmdir lost+found", image])
 
 
 def tree_size_bytes(root: Path) -> int:

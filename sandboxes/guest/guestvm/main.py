@@ -190,6 +190,5 @@ def _take_out(image: Path, target: Path, scratch: Path) -> None:
     taken = scratch / "taken"
     taken.mkdir()
     call([program("debugfs"), "-R", f'rdump / "{taken}"', image])
-    (taken / "lost+found").rmdir()
     target.mkdir(parents=True, exist_ok=True)
     shutil.copytree(taken, target, symlinks=True, dirs_exist_ok=True)

@@ -94,8 +94,8 @@ def ensure(cache: Cache, checkout: Path, guest: userland.Built) -> Path:
 
     directory = cache.entry(entry, build)
     os.utime(directory)
-    cache.prune("product-", KEEP)
-    cache.prune("wheel-", KEEP)
+    cache.prune("product", KEEP)
+    cache.prune("wheel", KEEP)
     return directory / "product.img"
 
 

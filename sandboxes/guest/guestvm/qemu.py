@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from guestvm.host import Cache, call, program, say
 
 PORTS = ("stdout", "stderr", "status")
 CONSOLE = "console"
+FIRST_DESCRIPTOR = 64
 PROBE_TIMEOUT_S = 15
 PROBE_ANSWER = b"agentcgroup-probe-ok"
 _PR_SET_PDEATHSIG = 1
@@ -102,7 +104,8 @@ def running(
     theirs: dict[str, socket.socket] = {}
     try:
         for name in (CONSOLE, *PORTS):
-            ours[name], theirs[name] = socket.socketpair()
+            ours[name], end = socket.socketpair()
+            theirs[name] = _moved_up(end)
         descriptors = {name: end.fileno() for name, end in theirs.items()}
         process = subprocess.Popen(
             machine.command(descriptors),
@@ -130,6 +133,13 @@ def running(
             process.stderr.close()
         for end in ours.values():
             end.close()
+
+
+def _moved_up(end: socket.socket) -> socket.socket:
+    """The same socket on a descriptor that a wrapper script around QEMU won't use for itself."""
+    moved = fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR)
+    end.close()
+    return socket.socket(fileno=moved)
 
 
 def _die_with_parent() -> None:

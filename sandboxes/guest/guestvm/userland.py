@@ -39,7 +39,7 @@ class Userland:
 
 USERLANDS = {
     "trixie": Userland("trixie", "3.13", (*PACKAGES, "docker.io", "docker-cli")),
-    "bookworm": Userland("bookworm", "3.11", (*PACKAGES, "docker.io")),
+    "bookworm": Userland("bookworm", "3.11", (*PACKAGES, "docker.io", "apparmor")),
 }
 
 SETUP = """
@@ -54,12 +54,6 @@ mkdir -p /src /mnt/share /mnt/out /opt/agentcgroup /etc/docker
 echo '{"bridge": "none", "iptables": false}' > /etc/docker/daemon.json
 for unit in docker.service docker.socket containerd.service; do
     rm -f /etc/systemd/system/*.wants/$unit
-done
-for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service \\
-        fstrim.timer dpkg-db-backup.timer man-db.timer getty@tty1.service \\
-        serial-getty@ttyS0.service systemd-udev-settle.service systemd-networkd.service \\
-        systemd-timesyncd.service systemd-firstboot.service; do
-    ln -sf /dev/null /etc/systemd/system/$unit
 done
 echo agentcgroup-guest > /etc/hostname
 printf '127.0.0.1 localhost agentcgroup-guest\\n::1 localhost\\n' > /etc/hosts
@@ -155,7 +149,7 @@ def ensure(cache: Cache, suite: str, source_tree: Path) -> Built:
     announce = f"building the Debian {suite} userland (once, some minutes)"
     directory = cache.entry(f"userland-{suite}-{key}", build, announce)
     os.utime(directory)
-    cache.prune(f"userland-{suite}-", KEEP)
+    cache.prune(f"userland-{suite}", KEEP)
     return Built(directory, userland.python)
 
 

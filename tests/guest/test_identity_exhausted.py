@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/ has used up its memory, pids and CPU: the agent forks, works and is answered."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from harness import PrivateDaemon, read_value, until
+from identity_world import World
+
+pytestmark = pytest.mark.guest
+
+# For an emulated, busy machine; who is starved waits for ever.
+AGENT_BOUND_S = 15.0
+EXHAUST = """
+import os, time
+held = [bytearray(1 << 20) for _ in range(90)]
+for block in held:
+    block[::4096] = b"x" * len(block[::4096])
+for _ in range(8):
+    if os.fork() == 0:
+        while True:
+            pass
+while True:
+    try:
+        if os.fork() == 0:
+            while True:
+                time.sleep(1)
+    except OSError:
+        time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with PrivateDaemon() as daemon:
+        made = World(daemon)
+        yield made
+        made.close()
+
+
+@pytest.mark.parametrize("who", ["user", "container root"])
+def test_the_agent_lives_on(world: World, who: str) -> None:
+    agent = world.puppet(who, "agent")
+    tools = world.daemon.root / "A" / "tools"
+    pids_max = int(read_value(tools, "pids.max"))
+    world.daemon.shim(
+        sys.executable, "-c", EXHAUST, session="A",
+        options=["--memory", "96M", "--pids-max", str(4 * pids_max)],
+    )  # fmt: skip
+    until(lambda: int(read_value(tools, "pids.current")) >= pids_max, "no pid is left for tools")
+    held = int(read_value(tools, "memory.current"))
+    assert held > 90 << 20
+    # One more that wants what is not there any more.
+    world.daemon.shim(
+        sys.executable, "-c", "x = bytearray(300 << 20); x[::4096] = b'x' * len(x[::4096])",
+        session="A", options=["--memory", "8M", "--max-wait", "5"],
+    )  # fmt: skip
+    for _ in range(3):
+        begun = time.monotonic()
+        assert agent.result("session.get")["session"]["name"] == "A"
+        assert agent.ask("session.budget") == "ok"
+        assert time.monotonic() - begun < AGENT_BOUND_S
+        worked = agent.do("work", count=3)
+        assert worked["longest_s"] < AGENT_BOUND_S
+        time.sleep(0.5)
+    assert int(read_value(tools, "pids.current")) >= pids_max - 8
+    print(f"pids {pids_max}, held {held >> 20} MiB, longest {worked['longest_s']:.2f} s")
+    assert world.puppet("user", "outside").ask("host.version") == "ok"
