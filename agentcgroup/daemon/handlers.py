@@ -234,9 +234,11 @@ class Handlers:
         if record is not None and record.ending is None:
             return m.CallResult(call=self._calls.info(record))
         outcome = self._store.get(name)
-        if outcome is None:
+        if outcome is not None:
+            return m.CallResult(call=_ended(outcome))
+        if record is None:
             raise self._unknown(name)
-        return m.CallResult(call=_ended(outcome))
+        return m.CallResult(call=self._calls.info(record))
 
     async def _tool_list(self, context: RequestContext, params: m.ToolList) -> BaseModel:
         session = context.session

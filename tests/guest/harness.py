@@ -31,7 +31,7 @@ from agentcgroup.client.client import Client
 from agentcgroup.daemon.guardian import find_program
 
 __all__ = [
-    "CGROUPFS", "PATIENCE_S", "PrivateDaemon", "Shim", "alive", "enter_cgroup", "leaf_state",
+    "CGROUPFS", "PATIENCE_S", "PrivateDaemon", "Shim", "alive", "enter_cgroup", "lasting_state", "leaf_state",
     "read_value", "until",
 ]  # fmt: skip
 
@@ -307,6 +307,11 @@ def leaf_state(leaf: Path) -> dict[str, Any]:
     pids = sorted(int(pid) for pid in read_value(leaf, "cgroup.procs").split())
     limits = {file: read_value(leaf, file) for file in _present(leaf)}
     return {"pids": pids, "inode": leaf.stat().st_ino, **limits}
+
+
+def lasting_state(leaf: Path) -> dict[str, Any]:
+    """What no restart may change; the grant moves with what is free."""
+    return {name: value for name, value in leaf_state(leaf).items() if name != "memory.high"}
 
 
 def _present(leaf: Path) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import PrivateDaemon, Shim, alive, leaf_state, until
+from harness import PrivateDaemon, Shim, alive, lasting_state, leaf_state, until
 from nursery import Nursery
 
 from agentcgroup.daemon.crashpoints import POINTS
@@ -92,13 +92,10 @@ def test_grant(rig: PrivateDaemon, point: str) -> None:
     assert leaf is not None
     until(lambda: _peak(leaf) >= GROWN_BYTES, "the guardian let it grow", rig.log_text)
     until(lambda: leaf_state(leaf)["pids"] == [shim.child_pid], "only the shell is left")
-    before = leaf_state(leaf)
+    before = lasting_state(leaf)
     rig.start()
     until(lambda: rig.client.call(leaf.name).state == "running", "it is adopted")
-    after = leaf_state(leaf)
-    assert {k: v for k, v in after.items() if k != "memory.high"} == {
-        k: v for k, v in before.items() if k != "memory.high"
-    }
+    assert lasting_state(leaf) == before
     go.write_text("\n")
     found = check_outcome(rig, shim, point)
     assert found["call"] == leaf.name

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PrivateDaemon, alive, enter_cgroup, leaf_state, read_value, until
+from harness import PrivateDaemon, alive, enter_cgroup, lasting_state, read_value, until
 from nursery import Nursery
 
 pytestmark = [pytest.mark.guest, pytest.mark.smoke]
@@ -42,9 +42,9 @@ def test_ended_while_away(daemon: PrivateDaemon) -> None:
     go = fifo(daemon, "go")
     shim = daemon.shim("sh", "-c", f"read _ < {go}; exit 5", session="s")
     call = daemon.call_of(shim)
-    before = leaf_state(daemon.leaf(call))
+    before = lasting_state(daemon.leaf(call))
     daemon.kill()
-    assert leaf_state(daemon.leaf(call)) == before
+    assert lasting_state(daemon.leaf(call)) == before
     go.write_text("\n")
     until(lambda: read_value(daemon.leaf(call), "cgroup.procs") == "", "the command ended")
     daemon.start()
@@ -157,9 +157,10 @@ def test_session_keeps_its_figures(daemon: PrivateDaemon) -> None:
 
 def test_one_daemon_a_tree_and_a_socket(daemon: PrivateDaemon) -> None:
     """A second one says so, with the exit status of a bad configuration, and touches nothing."""
-    shim = daemon.shim("sh", "-c", "sleep 4; exit 2", session="s")
+    go = fifo(daemon, "go")
+    shim = daemon.shim("sh", "-c", f"read _ < {go}; exit 2", session="s")
     leaf = daemon.leaf(daemon.call_of(shim))
-    before = leaf_state(leaf)
+    before = lasting_state(leaf)
     for changed, field in (("", "socket"), ('socket = "/run/acg-other/a.sock"\n', "root")):
         config = daemon.base / "second.toml"
         lines = (daemon.base / "config.toml").read_text().splitlines(keepends=True)
@@ -176,7 +177,8 @@ def test_one_daemon_a_tree_and_a_socket(daemon: PrivateDaemon) -> None:
         )
         assert done.returncode == 78, done.stdout + done.stderr
         assert done.stdout.startswith(field), done.stdout
-        assert leaf_state(leaf) == before
+        assert lasting_state(leaf) == before
+    go.write_text("\n")
     assert shim.wait() == 2
     assert not Path("/run/acg-other/a.sock").exists()
 

@@ -64,14 +64,16 @@ class Stage:
 def stage(nursery: Nursery) -> Iterator[Stage]:
     with PrivateDaemon(nursery, daemon={"memory_layers": "files"}) as daemon:
         daemon.start()
-        daemon.client.create_session("s", memory="256M")
+        # tools/ may have 256M; policy hands out 246M of it.
+        daemon.client.create_session("s", memory="320M")
         release = daemon.base / "release"
         os.mkfifo(release)
         hold = f"(head -c {140 * MIB} /dev/zero; read _ < {release}) | tail -n 1 >/dev/null; exit 3"
-        want = f"head -c {60 * MIB} /dev/zero | tail -n 1 >/dev/null; exit 4"
-        holder = daemon.shim("sh", "-c", hold, session="s", options=["--memory", "150M"])
+        want = f"head -c {98 * MIB} /dev/zero | tail -n 1 >/dev/null; exit 4"
+        holder = daemon.shim("sh", "-c", hold, session="s", options=["--memory", "180M"])
         first = daemon.call_of(holder)
-        until(lambda: int(read_value(daemon.leaf(first), "memory.current")) > 140 * MIB, "it holds")
+        until(lambda: int(read_value(daemon.leaf(first), "memory.current")) > 140 * MIB, "it holds",
+              daemon.log_text)  # fmt: skip
         options = ["--memory", "24M", "--on-exceed", "wait", "--max-wait", "900"]
         waiter = daemon.shim("sh", "-c", want, session="s", options=options)
         leaf = daemon.leaf(daemon.call_of(waiter))

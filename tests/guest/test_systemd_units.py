@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import CGROUPFS, PATIENCE_S, Shim, alive, leaf_state, read_value, until
+from harness import CGROUPFS, PATIENCE_S, Shim, alive, lasting_state, leaf_state, read_value, until
 
 from agentcgroup.client.client import Client
 from agentcgroup.daemon.systemd import SCOPE
@@ -62,13 +62,22 @@ class Installed:
         except AgentCgroupError:
             return False
 
-    def shim(self, script: str, *options: str) -> Shim:
+    def shim(self, *options: str) -> Shim:
+        """A call that waits for `release` and exits with 5."""
+        go = self.base / f"go-{len(self.shims)}"
+        os.mkfifo(go)
+        script = f"read _ < {go}; exit 5"
         env = {**os.environ, "AGENTCGROUP_RECONNECT_S": str(PATIENCE_S)}
         env.pop("AGENTCGROUP_SOCKET", None)
         path = self.base / f"outcome-{len(self.shims)}.json"
         shim = Shim(["sh", "-c", script], ["--session", "s", *options], path, None, env)
         self.shims.append(shim)
         return shim
+
+    def release(self, shim: Shim) -> None:
+        (self.base / f"go-{self.shims.index(shim)}").write_text("\n")
+        assert shim.wait() == 5, shim.stderr + journal()
+        assert "without limits" not in shim.stderr
 
     def leaf(self, shim: Shim) -> Path:
         return until(lambda: shim.leaf(ROOT), "the command is placed", journal)
@@ -127,24 +136,20 @@ def test_where_everything_lives(units: Installed) -> None:
 
 @pytest.mark.parametrize("how", ["kill -9", "restart", "stop and start"])
 def test_calls_survive(units: Installed, how: str) -> None:
-    shim = units.shim("sleep 4; exit 5", "--memory", "100M", "--memory-max", "200M")
+    shim = units.shim("--memory", "100M", "--memory-max", "200M")
     leaf = units.leaf(shim)
-    before, old = leaf_state(leaf), main_pid("agentcgroupd")
+    before, old = lasting_state(leaf), main_pid("agentcgroupd")
     if how == "kill -9":
         os.kill(old, signal.SIGKILL)
     elif how == "restart":
         systemctl("restart", "agentcgroupd")
     else:
         systemctl("stop", "agentcgroupd")
-        assert leaf_state(leaf)["pids"] == before["pids"]
+        assert lasting_state(leaf) == before
         systemctl("start", "agentcgroupd")
     until(lambda: main_pid("agentcgroupd") not in (0, old) and units.ready(), "it is back", journal)
-    if leaf.exists() and read_value(leaf, "cgroup.procs"):
-        after = leaf_state(leaf)
-        assert (after["pids"], after["inode"]) == (before["pids"], before["inode"])
-        assert after["memory.max"] == before["memory.max"]
-    assert shim.wait() == 5, shim.stderr + journal()
-    assert "without limits" not in shim.stderr
+    assert lasting_state(leaf) == before
+    units.release(shim)
     assert (shim.outcome["reason"], shim.outcome["call"]) == ("failed", leaf.name)
     with units.client() as client:
         assert client.session("s").calls == []
@@ -153,22 +158,23 @@ def test_calls_survive(units: Installed, how: str) -> None:
 
 def test_reload_and_reexec_leave_the_limits(units: Installed) -> None:
     """systemd rewrites the cgroup files of what it manages; the tree is not among it."""
-    shim = units.shim("sleep 6; exit 5", "--memory", "100M", "--memory-max", "200M")
+    shim = units.shim("--memory", "100M", "--memory-max", "200M")
     leaf = units.leaf(shim)
+    time.sleep(2)  # until the daemon has taken back what of the grant is not used
     before, daemon = leaf_state(leaf), main_pid("agentcgroupd")
     systemctl("daemon-reload")
     assert leaf_state(leaf) == before
     systemctl("daemon-reexec")
     assert leaf_state(leaf) == before
     assert main_pid("agentcgroupd") == daemon
-    assert shim.wait() == 5
+    units.release(shim)
 
 
 def test_guardian_service_acts_and_comes_back(units: Installed) -> None:
     guardian = main_pid("agentcgroup-guardian")
     os.kill(guardian, signal.SIGKILL)
     until(lambda: main_pid("agentcgroup-guardian") not in (0, guardian), "it is started again")
-    shim = units.shim("sleep 8; exit 5")
+    shim = units.shim()
     leaf = units.leaf(shim)
     daemon = main_pid("agentcgroupd")
     os.kill(daemon, signal.SIGSTOP)
@@ -177,17 +183,17 @@ def test_guardian_service_acts_and_comes_back(units: Installed) -> None:
     until(lambda: read_value(leaf, "cgroup.freeze") == "0", "the guardian thawed it", journal)
     assert time.monotonic() - stopped_s < 12
     os.kill(daemon, signal.SIGCONT)
-    assert shim.wait() == 5
+    units.release(shim)
     until(units.ready, "the daemon is back", journal)
 
 
 def test_stopped_for_good_daemon_is_replaced(units: Installed) -> None:
     """The watchdog ends a daemon that hangs; the next one takes the calls over."""
-    shim = units.shim("sleep 5; exit 5")
+    shim = units.shim()
     leaf, daemon = units.leaf(shim), main_pid("agentcgroupd")
     os.kill(daemon, signal.SIGSTOP)
     until(lambda: not alive(daemon), "the watchdog ended it", journal)
-    assert shim.wait() == 5
+    units.release(shim)
     assert shim.outcome["call"] == leaf.name
 
 
