@@ -66,6 +66,7 @@ class Calls:
         self._tasks: set[asyncio.Future[Outcome]] = set()
         self.watch_leaf: Callable[[CallRecord], None] = _nothing
         self.unwatch_leaf: Callable[[CallRecord], None] = _nothing
+        self.drain: Callable[[], None] = lambda: None
 
     # --- begin
 
@@ -346,6 +347,7 @@ class Calls:
             return
         _log.info("%s: the process that waited for it ended", record.name)
         self.unwatch_leaf(record)
+        self.drain()
         if record.child_exit is not None:
             status = record.child_exit
         else:

@@ -28,8 +28,14 @@ _PORTION_BYTES = 64 * MIB
 
 
 class Janitor:
-    def __init__(self, core: Core, end_if_idle: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        end_if_idle: Callable[[str], Awaitable[None]],
+        drain: Callable[[], None],
+    ) -> None:
         self._core = core
+        self._drain = drain
         self._end_if_idle = end_if_idle
         self._task: asyncio.Task[None] | None = None
 
@@ -45,6 +51,7 @@ class Janitor:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_S)
+            self._drain()
             for session in list(self._core.sessions.values()):
                 with contextlib.suppress(CgroupGoneError, OSError):
                     self._remove_leftovers(session.tools)

@@ -85,6 +85,7 @@ class Daemon:
         )
         calls.watch_leaf, calls.unwatch_leaf = self._signals.watch, self._signals.unwatch
         calls.layers = self._signals.layers()
+        calls.drain = self._signals.drain
         Sampler(self.core, find_biggest=not self._signals.has_bpf("oom"))
         takeover = Takeover(self.core, self.root)
         self._guardian = Guardian(
@@ -111,7 +112,7 @@ class Daemon:
             await self._guardian.stop()
             await self._stop_parts(clean=False)
             raise
-        self._janitor = Janitor(self.core, handlers.end_if_idle)
+        self._janitor = Janitor(self.core, handlers.end_if_idle, self._signals.drain)
         self._janitor.start()
         _log.info(
             "ready: root %s, budget %d MiB, mode %s, memory events by %s, found %s",
