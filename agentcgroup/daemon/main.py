@@ -80,9 +80,7 @@ class Daemon:
         )
         sessions = Sessions(self.core, self.root, config.session, config.daemon.mode, Cgroup.open)
         ender = Ender(self.core, self.root, self._store)
-        calls = Calls(
-            self.core, self.root, tree_path, self._store, ender, config.call, config.session
-        )
+        calls = Calls(self.core, tree_path, self._store, ender, config.call, config.session)
         calls.watch_leaf, calls.unwatch_leaf = self._signals.watch, self._signals.unwatch
         calls.layers = self._signals.layers()
         calls.drain = self._signals.drain
