@@ -31,8 +31,8 @@ from agentcgroup.client.client import Client
 from agentcgroup.daemon.guardian import find_program
 
 __all__ = [
-    "CGROUPFS", "PATIENCE_S", "PrivateDaemon", "Shim", "alive", "enter_cgroup", "lasting_state", "leaf_state",
-    "read_value", "until",
+    "CGROUPFS", "PATIENCE_S", "PrivateDaemon", "Shim", "alive", "enter_cgroup", "lasting_state",
+    "leaf_state", "read_value", "until",
 ]  # fmt: skip
 
 CGROUPFS = Path("/sys/fs/cgroup")
