@@ -6,7 +6,7 @@ PYTHON  ?= python3
 PY      := $(VENV)/bin/python
 KERNEL  ?= newest
 GUEST   := sandboxes/guest/run
-IN_GUEST := pytest -q -p no:cacheprovider -o cache_dir=/tmp/pytest
+IN_GUEST := pytest -q -p no:cacheprovider
 KERNELS := $(if $(filter all,$(KERNEL)),newest oldscx noscx lts,$(KERNEL))
 
 .DEFAULT_GOAL := help

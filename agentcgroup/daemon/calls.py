@@ -73,7 +73,12 @@ class Calls:
         self, session: SessionRecord, params: ToolBegin, identity: Identity, fd: int | None
     ) -> BeginResult:
         """Owns `fd`. Waits while the call is queued; cancelled with its connection."""
-        known = self._known(session, params.key)
+        try:
+            known = self._known(session, params.key)
+        except ProtocolError:
+            if fd is not None:
+                os.close(fd)
+            raise
         if known is not None:
             return await self._again(session, known, identity, fd)
         target = self._target(session, identity, fd, shell=params.shell)

@@ -38,6 +38,8 @@ __all__ = ["ConnectionRef", "Handler", "RequestContext", "Server", "ServerLimits
 _log = get_logger(__name__)
 # Per turn of the loop, so that a rush of clients does not stop who is connected already.
 _ACCEPTS_PER_TURN = 32
+# A service manager waits longer than this before it kills.
+_CLOSE_PATIENCE_S = 5.0
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -90,8 +92,10 @@ class Server:
         self._listening.clear()
         for connection in tuple(self._connections):
             connection.close()
-        while self._running:
-            await asyncio.wait(self._running)
+        if self._running:
+            _, stuck = await asyncio.wait(self._running, timeout=_CLOSE_PATIENCE_S)
+            for task in stuck:
+                _log.warning("a cancelled request does not end: %r", task)
         self._shared.closer.stop()
         if self._spare_fd >= 0:
             os.close(self._spare_fd)

@@ -8,6 +8,7 @@ checked again right before the write, and confirmed after it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from ..cgroupfs import pidfd, proc
@@ -88,24 +89,25 @@ def confirm_place(leaf: CgroupLike, leaf_path: str, target: Target) -> None:
     if where == leaf_path and pidfd.is_alive(target.fd):
         return
     if not pidfd.is_alive(target.fd):
-        # The number may belong to somebody else already; whoever is in a leaf that has
-        # run nothing yet came there by our write.
-        _move_back(leaf)
+        # The number may belong to somebody else already, whom our write then moved.
+        _move_back(leaf, target.pid)
         raise _refused("the process ended while it was placed", target.pid)
     raise _refused("it could not be placed", target.pid)
 
 
-def _move_back(leaf: CgroupLike) -> None:
-    for pid in leaf.procs():
-        parent = proc.status(pid)
-        where = proc.cgroup_path(parent.ppid) if parent else None
-        if where:
-            mount = proc.cgroup2_mount_point()
-            try:
-                with open(f"{mount}{where}/cgroup.procs", "w", encoding="ascii") as procs:
-                    procs.write(str(pid))
-            except OSError:
-                continue
+def _move_back(leaf: CgroupLike, pid: int) -> None:
+    """This process alone: others in the leaf belong there."""
+    if pid not in leaf.procs():
+        return
+    status = proc.status(pid)
+    where = proc.cgroup_path(status.ppid) if status else None
+    if where:
+        mount = proc.cgroup2_mount_point()
+        with (
+            contextlib.suppress(OSError),
+            open(f"{mount}{where}/cgroup.procs", "w", encoding="ascii") as procs,
+        ):
+            procs.write(str(pid))
 
 
 def _refused(why: str, pid: int | None) -> ProtocolError:

@@ -171,7 +171,7 @@ def _wait(
     kill: Callable[[], None],
     progress: Progress,
 ) -> None:
-    expected_s = max(p.job.trace.duration_s / p._speed for p in players)
+    expected_s = max(player.expected_s for player in players)
     while any(player.is_alive() for player in players):
         time.sleep(_POLL_S)
         elapsed_s = (time.monotonic_ns() - start_ns) / 1e9

@@ -24,7 +24,7 @@ from ..errors import AgentCgroupError, CgroupGoneError, DaemonUnavailableError, 
 from ..types.intents import Intent
 from ..types.outcomes import Outcome, Reason
 from .jobs import SessionJob
-from .options import Granularity, ReplayOptions
+from .options import ReplayOptions
 from .places import CallEnd
 from .process import start_in
 
@@ -62,15 +62,8 @@ class ManagedHost:
         return self
 
     def place(self, job: SessionJob) -> ManagedPlace:
-        """A new session with the whole budget: who gets what is the daemon's to decide."""
-        # In session granularity nothing lives in agent/: keep nothing back for it.
-        reserve = 0 if self._options.granularity is Granularity.SESSION else None
-        info = self.client.create_session(
-            job.name,
-            memory=self._options.total_memory_bytes,
-            memory_reserve=reserve,
-            priority=job.priority,
-        )
+        """A new session without a budget of its own: who gets what is the daemon's to decide."""
+        info = self.client.create_session(job.name, priority=job.priority)
         cgroup = Cgroup.open(info.cgroup)
         self._sessions.append((job.name, cgroup))
         return ManagedPlace(self.client, job.name, cgroup)

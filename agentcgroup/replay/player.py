@@ -86,6 +86,11 @@ class SessionPlayer(threading.Thread):
         self._cancelled = threading.Event()
         self._ended: list[_Running] = []
 
+    @property
+    def expected_s(self) -> float:
+        """How long it takes undisturbed."""
+        return self.job.trace.duration_s / self._speed
+
     def cancel(self) -> None:
         """Start nothing more; the driver kills what runs."""
         self._cancelled.set()
@@ -104,7 +109,9 @@ class SessionPlayer(threading.Thread):
 
     def _play(self, waited_ms: float) -> None:
         self._shift_ns = max(0, time.monotonic_ns() - self._start_ns)
-        if self.job.agent is None:
+        if self._cancelled.is_set():  # while it waited for its share
+            agent_report = None
+        elif self.job.agent is None:
             running = self._begin(self.job.calls[0], 0)
             running.thread.join()
             self._ended.append(running)

@@ -47,7 +47,7 @@ os._exit(3)
 """
 STUBBORN = "trap '' TERM; while :; do sleep 1; done"
 DAEMONIZE = """
-(setsid sh -c 'echo $$ > {file}; exec sleep 300' &)
+(setsid sh -c 'echo $$ > {file}; exec sleep 300' >/dev/null 2>&1 &)
 while [ ! -s {file} ]; do sleep 0.05; done
 """
 

@@ -162,6 +162,54 @@ def test_only_own_living_children_are_placed(world: World, who: str) -> None:
     puppet.do("kill", name="other user")
 
 
+def test_a_child_stays_in_the_leaf_it_has(world: World, who: str) -> None:
+    puppet = world.puppet(who, "agent")
+    child = puppet.do("child", name="placed")["pid"]
+    begun = puppet.result("tool.begin", "placed", key=f"{who} 1", intent={"memory": "8M"})
+    leaf = world.daemon.leaf(begun["call"])
+    before = read_value(leaf, "cgroup.procs")
+    assert (
+        puppet.ask("tool.begin", "placed", key=f"{who} 2", intent={"memory": "8M"})
+        == "target_refused"
+    )
+    assert puppet.ask("tool.update", "placed", call=world.calls["A"]) == "target_refused"
+    # Asking again for the same call is no move.
+    again = puppet.result("tool.begin", "placed", key=f"{who} 1", intent={"memory": "8M"})
+    assert again["call"] == begun["call"]
+    assert read_value(leaf, "cgroup.procs") == before
+    puppet.do("kill", name="placed")
+    assert puppet.ask("tool.end", call=begun["call"], signal=9) == "ok", child
+
+
+def test_refused_requests_leave_no_descriptor(world: World, who: str) -> None:
+    puppet = world.puppet(who, "agent")
+    puppet.do("child", name="refused")
+    key = uuid.uuid4().hex
+    begun = puppet.result("tool.begin", "refused", key=key, intent={"memory": "8M"})
+    puppet.do("kill", name="refused")
+    assert puppet.ask("tool.end", call=begun["call"], signal=9) == "ok"
+    puppet.do("child", name="waits")
+    refusals: list[tuple[str, str | int, dict[str, Any]]] = [
+        ("tool.begin", "waits", {"key": key}),
+        ("tool.begin", "waits", {"key": "x", "session": "B"}),
+        ("tool.begin", "waits", {"key": "x", "intent_id": "nothing"}),
+        ("tool.begin", "waits", {"key": "x", "intent": {"memory": "90G"}}),
+        ("tool.begin", "refused", {"key": "x"}),
+        ("tool.begin", world.pidfds["PID 1"], {"key": "x"}),
+        ("tool.update", "waits", {"call": begun["call"]}),
+        ("tool.update", "refused", {"call": world.calls["A"]}),
+        ("session.create", "waits", {"name": "mine"}),
+    ]
+    counts = []
+    for _ in range(5):
+        for method, fd, params in refusals:
+            assert puppet.ask(method, fd, **params) != "ok", (method, params)
+        counts.append(world.open_pidfds())
+    # The last one's may be closed a moment after its answer.
+    assert abs(counts[-1] - counts[0]) <= 1
+    puppet.do("kill", name="waits")
+
+
 def test_a_stranger_gets_the_version(world: World) -> None:
     for who in ("user", "container root", "root"):
         puppet = world.puppet(who, "outside")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import stat
@@ -271,6 +272,28 @@ def test_close_ends_clients_and_removes_the_sockets(running: RunningServer) -> N
             client.read()
     assert not Path(running.agent_path).exists()
     assert not Path(running.admin_path).exists()
+
+
+def test_a_handler_that_will_not_end_does_not_hold_up_the_end(
+    running: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentcgroup.daemon.server._CLOSE_PATIENCE_S", 0.05)
+    running.become(AGENT)
+    gate = asyncio.Event()
+
+    async def stubborn(_: RequestContext) -> dict[str, Any]:
+        while not gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await gate.wait()
+        return {}
+
+    running.handler.behaviour["tool.begin"] = stubborn
+    with RawClient(running.agent_path) as client:
+        client.send(line("tool.begin", {"key": "k"}))
+        eventually(lambda: bool(running.handler.contexts))
+        running.run(running.server.close())
+    running.call(gate.set)
+    eventually(lambda: running.call(lambda: len(asyncio.all_tasks())) == 1)
 
 
 def test_two_daemons_do_not_share_a_socket(running: RunningServer) -> None:
