@@ -19,14 +19,16 @@ from pathlib import Path
 
 from ..cgroupfs import proc
 from ..cgroupfs.handle import Cgroup
-from ..errors import ConfigError
+from ..errors import CgroupGoneError, ConfigError
 from .layout import enable_controllers
 
 __all__ = ["KEEPER_ARGV", "SCOPE", "notify", "scope_root", "under_systemd", "watchdog_interval_s"]
 
 SCOPE = "agentcgroup-tree.scope"
 KEEPER_ARGV = ("/bin/sleep", "infinity")
-_PATIENCE_S = 10.0
+_TREE = "tree"
+_PATIENCE_S = 30.0
+_ASK_AGAIN_S = 2.0
 
 
 def notify(message: str) -> bool:
@@ -59,26 +61,42 @@ def scope_root() -> Path:
 
     Raises ConfigError when systemd does not give us one.
     """
-    scope = _scope_path()
-    if scope is None:
-        _start_scope()
-        deadline = time.monotonic() + _PATIENCE_S
-        while (scope := _scope_path()) is None:
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    "root", SCOPE, "systemd did not start this scope; see: systemctl status "
-                    f"{SCOPE}; or name a delegated cgroup with --root",
-                )  # fmt: skip
-            time.sleep(0.02)
+    deadline_s = time.monotonic() + _PATIENCE_S
+    asked_s = -_ASK_AGAIN_S
+    while time.monotonic() < deadline_s:
+        scope = _scope_path()
+        if scope is not None:
+            with contextlib.suppress(CgroupGoneError):
+                if _make_tree(scope):
+                    return scope / _TREE
+        elif time.monotonic() >= asked_s + _ASK_AGAIN_S:
+            # Once more if need be: the name stays taken while an old scope goes away.
+            asked_s = time.monotonic()
+            _start_scope()
+        time.sleep(0.02)
+    raise ConfigError(
+        "root", SCOPE, "systemd did not start this scope; see: systemctl status "
+        f"{SCOPE}; or name a delegated cgroup with --root",
+    )  # fmt: skip
+
+
+def _make_tree(scope: Path) -> bool:
+    """False while nobody lives in the scope: systemd is about to fill or to remove it, and
+    could do neither once controllers are on."""
     with Cgroup.open(scope) as cgroup:
-        if "tree" in cgroup.children():
-            return scope / "tree"
+        if not cgroup.populated():
+            return False
         with cgroup.create("keeper", exist_ok=True) as keeper:
             for pid in cgroup.procs():
-                keeper.move(pid)
-        enable_controllers(cgroup)
-        cgroup.create("tree", exist_ok=True).close()
-    return scope / "tree"
+                with contextlib.suppress(ProcessLookupError):
+                    keeper.move(pid)
+            if not keeper.populated():
+                # Calls of a predecessor still run, but the keeper was killed.
+                keeper.move(subprocess.Popen(KEEPER_ARGV, start_new_session=True).pid)
+        if _TREE not in cgroup.children():
+            enable_controllers(cgroup)
+            cgroup.create(_TREE, exist_ok=True).close()
+        return True
 
 
 def _scope_path() -> Path | None:
@@ -94,7 +112,7 @@ def _start_scope() -> None:
     run = shutil.which("systemd-run")
     if run is None:
         raise ConfigError("root", SCOPE, "install systemd-run, or name a cgroup with --root")
-    command = [run, "--quiet", "--scope", f"--unit={SCOPE}", "-p", "Delegate=yes",
+    command = [run, "--quiet", "--scope", "--collect", f"--unit={SCOPE}", "-p", "Delegate=yes",
                "--description=Tree of agentcgroup", "--", *KEEPER_ARGV]  # fmt: skip
     subprocess.Popen(
         ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1 &', "sh", *command],

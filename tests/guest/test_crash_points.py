@@ -39,6 +39,13 @@ def rig() -> Iterator[PrivateDaemon]:
         yield made
 
 
+def fifo(rig: PrivateDaemon) -> Path:
+    """What a command waits for until the test has looked."""
+    path = rig.base / f"go-{len(rig.shims)}"
+    os.mkfifo(path)
+    return path
+
+
 def outcomes(daemon: PrivateDaemon, label: str) -> list[dict[str, Any]]:
     """Ended calls with this label, as kept by the daemon."""
     listed = daemon.client.calls(session=None, limit=1000)
@@ -70,11 +77,13 @@ def check_outcome(rig: PrivateDaemon, shim: Shim, label: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("point", [p for p in POINTS if p.startswith("begin.")])
 def test_begin(rig: PrivateDaemon, point: str) -> None:
-    shim = crash(rig, point, f"echo $$; {QUICK}", session="s")
+    go = fifo(rig)
+    shim = crash(rig, point, f"echo $$; read _ < {go}; {QUICK}", session="s")
     pid = shim.child_pid
     assert pid is not None and alive(pid)
     left = rig.leaves()
     rig.start()
+    go.write_text("\n")
     found = check_outcome(rig, shim, point)
     assert shim.stdout == f"{pid}\n", "another process ran than the one that waited"
     recorded = POINTS.index(point) >= POINTS.index("begin.recorded")
@@ -84,8 +93,7 @@ def test_begin(rig: PrivateDaemon, point: str) -> None:
 @pytest.mark.parametrize("point", [p for p in POINTS if p.startswith("grant.")])
 def test_grant(rig: PrivateDaemon, point: str) -> None:
     """It needs more than its grant while nobody can grant: the guardian raises it."""
-    go = rig.base / f"go-{len(rig.shims)}"
-    os.mkfifo(go)
+    go = fifo(rig)
     script = f"{GROW}; read _ < {go}; {QUICK}"
     shim = crash(rig, point, script, session="s", options=["--memory", "32M"])
     leaf = shim.leaf(rig.root)
