@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from agentcgroup.replay.compare import compare
 from agentcgroup.replay.driver import run_policy
 from agentcgroup.replay.jobs import SessionJob, make_jobs
-from agentcgroup.replay.options import Granularity, Policy, ReplayOptions
+from agentcgroup.replay.options import DeclaredIntent, Granularity, Policy, ReplayOptions
 from agentcgroup.replay.record import SessionRecording
 from agentcgroup.trace.convert import records_of
 from agentcgroup.trace.format import TraceWriter
@@ -142,9 +143,11 @@ def test_recording_a_session_call_by_call(tmp_path: Path) -> None:
     assert _leftovers() == []
 
 
-def test_the_daemon_keeps_everybody() -> None:
-    result = run_policy(Policy.AGENTCGROUP, _jobs(), OPTIONS)
+def test_the_daemon_keeps_everybody_when_it_is_told_the_peaks() -> None:
+    options = dataclasses.replace(OPTIONS, intent=DeclaredIntent.PEAK)
+    result = run_policy(Policy.AGENTCGROUP, _jobs(options), options)
     assert result.survivors == 2
     assert result.kills == 0
     assert "files" in result.layers
+    assert max(s.waited_ms or 0 for s in result.sessions) >= 1000
     assert _leftovers() == []

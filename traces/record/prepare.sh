@@ -12,7 +12,7 @@ mirror=$(sed -n 's/^URIs: *//p; s/^deb \(\[.*\] \)\{0,1\}\([^ ]*\).*/\2/p' \
 mmdebstrap --variant=apt --skip=check/empty --aptopt='APT::Install-Recommends "false"' \
     --include=gcc,libc6-dev,make,git,sqlite3,python3,python3-venv,python3-pip,ca-certificates,gawk \
     trixie "$tools" "$mirror"
-mkdir -p "$tools/files/wheels" "$tools/files/sdists" "$tools/work"
+mkdir -p "$tools/files/wheels" "$tools/files/sdists" "$tools/task"
 python3 -m pip download -q -d "$tools/files/wheels" --only-binary :all: --python-version 3.13 \
     --implementation cp --abi cp313 --platform manylinux2014_x86_64 \
     --platform manylinux_2_28_x86_64 numpy pandas pytest hypothesis flask rich pip
