@@ -80,14 +80,14 @@ class Puppet:
 class World:
     """A daemon with the sessions A and B; each has a call that sleeps."""
 
-    def __init__(self, daemon: PrivateDaemon) -> None:
+    def __init__(self, daemon: PrivateDaemon, pids_max: int = 200) -> None:
         self.daemon = daemon.start()
         self._puppets: dict[tuple[str, str], Puppet] = {}
         self.calls: dict[str, str] = {}
         self.processes: dict[str, int] = {}
         for name in ("A", "B"):
-            daemon.client.create_session(name, memory="200M", pids_max=200)
-            shim = daemon.shim("sleep", "900", session=name, options=["--memory", "32M"])
+            daemon.client.create_session(name, memory="200M", pids_max=pids_max)
+            shim = daemon.shim("sleep", "900", session=name, options=["--memory", "16M"])
             self.calls[name] = daemon.call_of(shim)
             self.processes[name] = shim.child_pid or 0
         agent = self.place("B", "agent")
