@@ -25,6 +25,10 @@ char LICENSE[] SEC("license") = "GPL";
 const volatile u32 acg_abi_version = ACG_ABI_VERSION;
 const union acg_record *acg_layouts __attribute__((unused));
 
+/* Bits by enum acg_record_type: not sent at all; sent without waking the reader. */
+const volatile u32 acg_muted;
+const volatile u32 acg_quiet;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, ACG_MAX_ROOTS);

@@ -56,7 +56,14 @@ struct {
 
 static __always_inline void acg_send(void *record, u64 size, u32 type)
 {
-	if (bpf_ringbuf_output(&acg_ring, record, size, 0))
+	u64 flags = 0;
+
+	if (acg_muted >> type & 1)
+		return;
+	/* unread quiet records would keep the kernel from waking for the others by itself */
+	if (acg_quiet)
+		flags = acg_quiet >> type & 1 ? BPF_RB_NO_WAKEUP : BPF_RB_FORCE_WAKEUP;
+	if (bpf_ringbuf_output(&acg_ring, record, size, flags))
 		acg_count_drop(type);
 }
 

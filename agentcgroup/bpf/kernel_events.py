@@ -61,15 +61,20 @@ class KernelEvents:
         gap_ns: int = DEFAULT_GAP_NS,
         ring_bytes: int | None = None,
         only: frozenset[str] | None = None,
+        muted: frozenset[str] = frozenset(),
+        quiet: frozenset[str] = frozenset(),
     ) -> KernelEvents:
         """Watch the cgroup with this id (inode number) at this depth (0: the hierarchy's root).
 
         `gap_ns`: least time between two memory events of one kind and cgroup. `ring_bytes`:
         size of each ring buffer, a power of two, else as built. `only`: these capabilities.
+        `muted`, `quiet`: records by name (exec, exit, oom) that are not sent, or sent without
+        making `fileno()` readable: read() finds them when something else does, or on a timer.
         Raises NotSupportedError if the kernel or this installation offers none of it.
         """
         try:
-            return cls._open(root_cgroup_id, root_level, gap_ns, ring_bytes, only)
+            constants = {"acg_gap_ns": gap_ns, "acg_muted": _bits(muted), "acg_quiet": _bits(quiet)}
+            return cls._open(root_cgroup_id, root_level, constants, ring_bytes, only)
         except OSError as error:
             if isinstance(error, NotSupportedError):
                 raise
@@ -80,7 +85,7 @@ class KernelEvents:
         cls,
         root_cgroup_id: int,
         root_level: int,
-        gap_ns: int,
+        constants: dict[str, int],
         ring_bytes: int | None,
         only: frozenset[str] | None,
     ) -> KernelEvents:
@@ -94,7 +99,7 @@ class KernelEvents:
             chosen = {c: programs for c, programs in choice.chosen.items() if c.name in only}
             missing = {name: why for name, why in choice.missing.items() if name in only}
             choice = Choice(chosen, missing)
-        objects, missing = _load(choice, gap_ns=gap_ns, ring_bytes=ring_bytes)
+        objects, missing = _load(choice, constants, ring_bytes)
         try:
             if not objects:
                 raise NotSupportedError(f"no BPF program can run: {_one_line(missing)}")
@@ -200,15 +205,21 @@ class KernelEvents:
         return receive
 
 
+def _bits(names: frozenset[str]) -> int:
+    return sum(1 << number for number, name in _DROP_NAMES.items() if name in names)
+
+
 def _load(
-    choice: Choice, *, gap_ns: int, ring_bytes: int | None
+    choice: Choice, constants: dict[str, int], ring_bytes: int | None
 ) -> tuple[dict[str, BpfObject], dict[str, str]]:
     """Load and attach what was chosen: objects by file name, reasons by capability."""
 
     def configure(opened: BpfObject) -> None:
         check_version(opened.read_constant("acg_abi_version"))
-        if "acg_gap_ns" in opened.btf.variables(".rodata"):
-            opened.set_constant("acg_gap_ns", gap_ns)
+        there = opened.btf.variables(".rodata")
+        for name, value in constants.items():
+            if name in there:
+                opened.set_constant(name, value)
         if ring_bytes is not None:
             opened.set_ring_bytes(_RING, ring_bytes)
 

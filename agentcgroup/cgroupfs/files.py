@@ -46,6 +46,7 @@ MEMORY_PRESSURE: Final = "memory.pressure"
 MEMORY_RECLAIM: Final = "memory.reclaim"
 MEMORY_STAT: Final = "memory.stat"
 MEMORY_SWAP_CURRENT: Final = "memory.swap.current"
+MEMORY_SWAP_EVENTS: Final = "memory.swap.events"
 MEMORY_SWAP_MAX: Final = "memory.swap.max"
 MEMORY_SWAP_PEAK: Final = "memory.swap.peak"
 

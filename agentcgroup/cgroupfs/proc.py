@@ -52,6 +52,7 @@ class ProcessStatus:
     name: str
     state: str
     is_kthread: bool
+    start_ticks: int
 
 
 def cgroup_path(pid: int | str = "self") -> str | None:
@@ -93,6 +94,7 @@ def status(pid: int) -> ProcessStatus | None:
             name=values["Name"],
             state=values["State"][:1],
             is_kthread=bool(int(fields[_STAT_FLAGS]) & _PF_KTHREAD),
+            start_ticks=int(fields[_STAT_START_TIME]),
         )
     except (KeyError, ValueError, IndexError):
         return None

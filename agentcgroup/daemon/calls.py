@@ -15,7 +15,6 @@ import secrets
 import time
 from collections.abc import Callable
 
-from ..cgroupfs.api import CgroupLike
 from ..enforce.files import apply_limits
 from ..errors import CgroupGoneError
 from ..log import get_logger
@@ -30,7 +29,7 @@ from .config import CallDefaults, SessionDefaults
 from .core import Core
 from .crashpoints import crash_point
 from .declared import Declarations
-from .ending import Ender, oom_counts
+from .ending import Ender
 from .identity import Identity
 from .outcomes import OutcomeStore
 from .records import CALL_XATTR, CallRecord, ProcessRef, SessionRecord
@@ -39,7 +38,7 @@ from .target import Target, check_target, confirm_place, place
 __all__ = ["Calls"]
 
 _log = get_logger(__name__)
-_FIRST_SAMPLE_NS = 20_000_000
+_FIRST_SAMPLE_NS = 50_000_000
 _KILLED = 9
 
 
@@ -47,7 +46,6 @@ class Calls:
     def __init__(
         self,
         core: Core,
-        root: CgroupLike,
         tree_path: str,
         store: OutcomeStore,
         ender: Ender,
@@ -55,7 +53,6 @@ class Calls:
         session_defaults: SessionDefaults,
     ) -> None:
         self._core = core
-        self._root = root
         self._tree_path = tree_path
         self._store = store
         self._ender = ender
@@ -66,6 +63,7 @@ class Calls:
         self._tasks: set[asyncio.Future[Outcome]] = set()
         self.watch_leaf: Callable[[CallRecord], None] = _nothing
         self.unwatch_leaf: Callable[[CallRecord], None] = _nothing
+        self.drain: Callable[[], None] = lambda: None
 
     # --- begin
 
@@ -232,7 +230,8 @@ class Calls:
             if session.mode is Mode.ENFORCE:
                 apply_limits(record.leaf, record.limits)
             crash_point("begin.limited")
-            record.oom_before = oom_counts(session, self._root)
+            record.oom_before = session.oom_counts
+            session.needs_care = True
             record.placed_ns = self._core.clock.now_ns()
             record.leaf.set_xattr(CALL_XATTR, record.to_xattr())
             crash_point("begin.recorded")
@@ -346,6 +345,7 @@ class Calls:
             return
         _log.info("%s: the process that waited for it ended", record.name)
         self.unwatch_leaf(record)
+        self.drain()
         if record.child_exit is not None:
             status = record.child_exit
         else:

@@ -11,32 +11,26 @@ import asyncio
 import contextlib
 import time
 
-from ..cgroupfs import files, parse, proc
+from ..cgroupfs import files, proc
 from ..cgroupfs.api import CgroupLike
-from ..cgroupfs.sample import read_sample
-from ..enforce.files import oom_count, oom_level
 from ..errors import CgroupGoneError
 from ..log import get_logger
 from ..policy.feedback import EndFacts, build_outcome
 from ..types.intents import Background
-from ..types.outcomes import BiggestProcess, Level, Outcome
+from ..types.outcomes import BiggestProcess, Outcome
 from ..units import MIB
 from . import layout
 from .core import Core
 from .crashpoints import crash_point
+from .figures import with_figures
 from .outcomes import OutcomeStore
 from .records import CallRecord, SessionRecord
 
-__all__ = ["Ender", "note_biggest", "oom_counts"]
+__all__ = ["Ender", "note_biggest"]
 
 _log = get_logger(__name__)
 _DIE_STEPS_S = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 _DIE_PATIENCE_S = 10.0
-
-
-def oom_counts(session: SessionRecord, root: CgroupLike) -> tuple[int, int, int]:
-    """OOM events so far at tools/, session and tree: what rises later is this call's time."""
-    return oom_count(session.tools), oom_count(session.cgroup), oom_count(root)
 
 
 class Ender:
@@ -154,45 +148,9 @@ class Ender:
             ended_epoch_s=time.time(),
         )
         leaf = record.leaf
-        return facts if leaf is None else self._with_figures(facts, record, session, leaf, now)
-
-    def _with_figures(
-        self,
-        facts: EndFacts,
-        record: CallRecord,
-        session: SessionRecord,
-        leaf: CgroupLike,
-        now_ns: int,
-    ) -> EndFacts:
-        sample = read_sample(leaf, now_ns, detail=True)
-        tools, own, root = record.oom_before
-        ancestors = [
-            (Level.TOOLS, session.tools, tools),
-            (Level.SESSION, session.cgroup, own),
-            (Level.HOST, self._root, root),
-        ]
-        level = oom_level(leaf, ancestors) if sample.events else None
-        io = (sample.io_read_bytes, sample.io_write_bytes)
-        pids_hits = parse.flat_keyed(leaf.try_read(files.PIDS_EVENTS) or "").get("max", 0)
-        swap = parse.flat_keyed(leaf.try_read("memory.swap.events") or "")
-        limit = record.limits.memory_max_bytes
-        if level is Level.TOOLS:
-            limit = session.tools.read_int(files.MEMORY_MAX)
-        return EndFacts(
-            **{
-                **{name: getattr(facts, name) for name in EndFacts.__slots__},
-                "oom_level": level,
-                "peak_memory_bytes": sample.memory_peak_bytes or record.last_current_bytes or None,
-                "memory_limit_bytes": limit,
-                "shmem_bytes": sample.shmem_bytes,
-                "cpu_s": None if sample.cpu_usage_us is None else sample.cpu_usage_us / 1e6,
-                "throttled_ms": _ms(sample.memory_some_total_us),
-                "pids_peak": sample.pids_peak,
-                "pids_limit_hits": pids_hits,
-                "swap_limit_hits": swap.get("fail", 0),
-                "io_bytes": sum(n for n in io if n is not None) if None not in io else None,
-            }
-        )
+        if leaf is None:
+            return facts
+        return with_figures(facts, record, session, leaf, self._root)
 
     async def _remove(self, record: CallRecord) -> None:
         leaf, record.leaf = record.leaf, None
@@ -201,11 +159,15 @@ class Ender:
         self._core.by_cgroup.pop(leaf.id, None)
         for _ in range(100):
             try:
-                leaf.remove_tree()
+                leaf.remove()
                 break
             except CgroupGoneError:
                 break
             except OSError:
+                # EBUSY while the last process is still on its way out, or own subgroups.
+                with contextlib.suppress(OSError):
+                    leaf.remove_tree()
+                    break
                 await asyncio.sleep(0.01)
         else:
             _log.warning("%s: its empty cgroup is busy; the janitor removes it later", record.name)
@@ -244,7 +206,3 @@ def note_biggest(record: CallRecord, now_ns: int) -> None:
         record.biggest = BiggestProcess(
             pid=found.pid, command=found.command, rss_bytes=found.rss_bytes
         )
-
-
-def _ms(total_us: int | None) -> float | None:
-    return None if total_us is None else total_us / 1000

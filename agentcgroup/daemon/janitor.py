@@ -19,6 +19,7 @@ from ..errors import CgroupGoneError
 from ..units import MIB
 from .core import Core
 from .layout import BACKGROUND
+from .records import SessionRecord
 
 __all__ = ["Janitor"]
 
@@ -28,8 +29,14 @@ _PORTION_BYTES = 64 * MIB
 
 
 class Janitor:
-    def __init__(self, core: Core, end_if_idle: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        end_if_idle: Callable[[str], Awaitable[None]],
+        drain: Callable[[], None],
+    ) -> None:
         self._core = core
+        self._drain = drain
         self._end_if_idle = end_if_idle
         self._task: asyncio.Task[None] | None = None
 
@@ -45,11 +52,19 @@ class Janitor:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_EVERY_S)
+            self._drain()
             for session in list(self._core.sessions.values()):
-                with contextlib.suppress(CgroupGoneError, OSError):
-                    self._remove_leftovers(session.tools)
-                    await self._release_dying(session.tools)
-                    await self._end_if_idle(session.name)
+                if session.needs_care or session.calls:
+                    with contextlib.suppress(CgroupGoneError, OSError):
+                        await self._care_for(session)
+
+    async def _care_for(self, session: SessionRecord) -> None:
+        """An idle session costs nothing: it needs care again after its next call."""
+        session.needs_care = bool(session.calls) or session.background is not None
+        self._remove_leftovers(session.tools)
+        if await self._release_dying(session.tools):
+            session.needs_care = True
+        await self._end_if_idle(session.name)
 
     def _remove_leftovers(self, tools: CgroupLike) -> None:
         for name in tools.children():
@@ -60,7 +75,9 @@ class Janitor:
                     leaf.remove_tree()
 
     @staticmethod
-    async def _release_dying(tools: CgroupLike) -> None:
+    async def _release_dying(tools: CgroupLike) -> bool:
         stat = parse.flat_keyed(tools.try_read(files.CGROUP_STAT) or "")
-        if stat.get("nr_dying_subsys_memory", stat.get("nr_dying_descendants", 0)) > _DYING_MOST:
+        dying = stat.get("nr_dying_subsys_memory", stat.get("nr_dying_descendants", 0))
+        if dying > _DYING_MOST:
             await asyncio.to_thread(reclaim, tools, _PORTION_BYTES)
+        return dying > _DYING_MOST

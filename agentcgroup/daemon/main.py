@@ -80,11 +80,10 @@ class Daemon:
         )
         sessions = Sessions(self.core, self.root, config.session, config.daemon.mode, Cgroup.open)
         ender = Ender(self.core, self.root, self._store)
-        calls = Calls(
-            self.core, self.root, tree_path, self._store, ender, config.call, config.session
-        )
+        calls = Calls(self.core, tree_path, self._store, ender, config.call, config.session)
         calls.watch_leaf, calls.unwatch_leaf = self._signals.watch, self._signals.unwatch
         calls.layers = self._signals.layers()
+        calls.drain = self._signals.drain
         Sampler(self.core, find_biggest=not self._signals.has_bpf("oom"))
         takeover = Takeover(self.core, self.root)
         self._guardian = Guardian(
@@ -111,7 +110,7 @@ class Daemon:
             await self._guardian.stop()
             await self._stop_parts(clean=False)
             raise
-        self._janitor = Janitor(self.core, handlers.end_if_idle)
+        self._janitor = Janitor(self.core, handlers.end_if_idle, self._signals.drain)
         self._janitor.start()
         _log.info(
             "ready: root %s, budget %d MiB, mode %s, memory events by %s, found %s",

@@ -22,6 +22,7 @@ from ..units import MIB, format_bytes
 from . import layout
 from .config import SessionDefaults
 from .core import Core
+from .figures import oom_counts
 from .records import SESSION_XATTR, ProcessRef, SessionRecord
 
 __all__ = ["Sessions"]
@@ -104,6 +105,7 @@ class Sessions:
 
     def register(self, record: SessionRecord) -> None:
         """Make a session known: to policy, and its agent's end to us."""
+        record.oom_counts = oom_counts(record, self._root)
         self._core.sessions[record.name] = record
         self._core.feed(
             i.SessionBegin(

@@ -30,6 +30,10 @@ _log = get_logger(__name__)
 _LINE_KINDS = frozenset({MemoryKind.HIGH, MemoryKind.MAX, MemoryKind.RECLAIM})
 _OOM_KINDS = frozenset({MemoryKind.OOM, MemoryKind.OOM_KILL, MemoryKind.CHARGE_FAILED})
 _WANTED = frozenset({"exec", "exit", "oom", "memory"})
+# Exec is heard for the victim's command line only; exits can wait until somebody asks.
+_MUTED = frozenset({"exec"})
+_QUIET = frozenset({"exit"})
+_GAP_NS = 2_000_000
 _PSI_STALL_US = 50_000
 _PSI_WINDOW_US = 500_000
 
@@ -49,7 +53,9 @@ class Signals:
     def open(self, root: CgroupLike, root_level: int, *, use_bpf: bool) -> None:
         if use_bpf:
             try:
-                self._bpf = KernelEvents.open(root.id, root_level, gap_ns=2_000_000, only=_WANTED)
+                self._bpf = KernelEvents.open(
+                    root.id, root_level, gap_ns=_GAP_NS, only=_WANTED, muted=_MUTED, quiet=_QUIET
+                )
             except NotSupportedError as error:
                 self.missing["bpf"] = str(error)
         else:
@@ -106,6 +112,11 @@ class Signals:
         if trigger is not None:
             self._loop.remove_reader(trigger.fileno())
             trigger.close()
+
+    def drain(self) -> None:
+        """Read what came without a wake-up: the exits."""
+        if self._bpf is not None:
+            self._on_bpf()
 
     def close(self) -> None:
         for name in list(self._triggers):

@@ -53,8 +53,7 @@ def check_target(
     if pid is None or not pidfd.is_alive(fd):
         raise _refused("the process has ended", pid)
     status = proc.status(pid)
-    start = proc.start_time_ticks(pid)
-    if status is None or start is None:
+    if status is None:
         raise _refused("the process has ended", pid)
     if status.is_kthread or pid == 1:
         raise _refused("it is a kernel thread or PID 1", pid)
@@ -70,7 +69,7 @@ def check_target(
         raise _refused("it stands in a cgroup that is not the caller's", pid)
     if not pidfd.is_alive(fd):
         raise _refused("the process has ended", pid)
-    return Target(fd, ProcessRef(pid, start))
+    return Target(fd, ProcessRef(pid, status.start_ticks))
 
 
 def place(leaf: CgroupLike, target: Target) -> None:

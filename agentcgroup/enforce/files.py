@@ -9,6 +9,8 @@ thread (kernel mm/memcontrol.c, memory_high_write).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from ..cgroupfs import files
 from ..cgroupfs.api import CgroupLike
 from ..errors import CgroupGoneError, NotSupportedError
@@ -77,16 +79,14 @@ def reclaim(leaf: CgroupLike, amount_bytes: int) -> None:
 
 
 def oom_level(
-    leaf: CgroupLike, ancestors: list[tuple[Level, CgroupLike, int]], leaf_oom_before: int = 0
-) -> Level | None:
-    """The level whose limit killed in `leaf`; `ancestors` come with their count before.
+    local: Mapping[str, int], ancestors: Sequence[tuple[Level, CgroupLike, int]]
+) -> Level:
+    """The level whose limit killed in a leaf with these `local` events.
 
-    memory.events.local counts `oom` where the limit was, `oom_kill` where the victim was.
+    `ancestors` go upwards, each with its count of before. memory.events.local counts
+    `oom` where the limit was, `oom_kill` where the victim was.
     """
-    local = leaf.keyed(files.MEMORY_EVENTS_LOCAL)
-    if not local.get("oom_kill") and not local.get("oom_group_kill"):
-        return None
-    if local.get("oom", 0) > leaf_oom_before:
+    if local.get("oom", 0):
         return Level.CALL
     for level, cgroup, before in ancestors:
         if oom_count(cgroup) > before:

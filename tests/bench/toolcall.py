@@ -7,6 +7,8 @@ p95 in ms, ratios, the split of the shim's path, the highest sustained rate with
 CPU-ms per call, and the daemon with 200 idle sessions. Times of an emulated kernel mean
 nothing by themselves; the ratios do.
 
+The command is a static program that does nothing, so that its own start counts for little.
+
     python toolcall.py [--calls 200] [--seconds 10] [--workers 4] [--sessions 200]
 """
 
@@ -56,16 +58,17 @@ def main() -> None:
 def measure(
     options: argparse.Namespace, daemon: PrivateDaemon, program: Path, plain: Path, scratch: Path
 ) -> dict[str, Any]:
+    nothing = compile_nothing(scratch)
     variants = {
-        "spawn": spawner(["/bin/true"]),
+        "spawn": spawner([nothing]),
         "paper_wrapper": spawner(
-            ["bash", str(HERE / "paper_wrapper.sh"), str(plain), str(scratch / "log"), "/bin/true"]
+            ["bash", str(HERE / "paper_wrapper.sh"), str(plain), str(scratch / "log"), nothing]
         ),
-        "shim": spawner([str(find_program("agentcgroup-run")), "--", "/bin/true"], daemon),
+        "shim": spawner([str(find_program("agentcgroup-run")), "--", nothing], daemon),
         "shim_unmanaged": spawner(
-            [str(find_program("agentcgroup-run")), "--hold-fd", "0", "--", "/bin/true"]
+            [str(find_program("agentcgroup-run")), "--hold-fd", "0", "--", nothing]
         ),
-        "sdk": sdk_call(daemon),
+        "sdk": sdk_call(daemon, nothing),
     }
     # Before the daemon has seen a call: what it holds when nothing happened yet.
     rss_before = rss_bytes(daemon)
@@ -94,7 +97,7 @@ def measure(
             "two round trips and the leaf's life": added,
             "of which the leaf's life, in C": stats["leaf_life_c"]["p50_ms"],
         },
-        "sustained": sustained(options, daemon),
+        "sustained": sustained(options, daemon, nothing),
         "idle": idle(options, daemon, rss_before),
     }
 
@@ -111,10 +114,10 @@ def interleaved(variants: dict[str, Callable[[], None]], calls: int) -> dict[str
     return times
 
 
-def sustained(options: argparse.Namespace, daemon: PrivateDaemon) -> dict[str, Any]:
+def sustained(options: argparse.Namespace, daemon: PrivateDaemon, nothing: str) -> dict[str, Any]:
     """`workers` loops of shim calls: calls a second, and CPU-ms of the daemon for each."""
     env = {**os.environ, "AGENTCGROUP_SOCKET": str(daemon.socket)}
-    command = [str(find_program("agentcgroup-run")), "--", "/bin/true"]
+    command = [str(find_program("agentcgroup-run")), "--", nothing]
     counts = [0] * options.workers
     stop = threading.Event()
 
@@ -173,12 +176,12 @@ def spawner(argv: list[str], daemon: PrivateDaemon | None = None) -> Callable[[]
     return call
 
 
-def sdk_call(daemon: PrivateDaemon) -> Callable[[], None]:
+def sdk_call(daemon: PrivateDaemon, command: str) -> Callable[[], None]:
     client = Client(str(daemon.socket), require=True)
 
     def call() -> None:
         with client.tool_call() as tool:
-            tool.run(["/bin/true"])
+            tool.run([command])
 
     return call
 
@@ -188,6 +191,13 @@ def compile_leaf_life(scratch: Path) -> Path:
     source = HERE / "c" / "leaf_life.c"
     subprocess.run(["gcc", "-O2", "-static", "-o", str(program), str(source)], check=True)
     return program
+
+
+def compile_nothing(scratch: Path) -> str:
+    source, program = scratch / "nothing.c", scratch / "nothing"
+    source.write_text("int main(void) { return 0; }\n")
+    subprocess.run(["gcc", "-O2", "-static", "-o", str(program), str(source)], check=True)
+    return str(program)
 
 
 def plain_cgroup() -> Path:

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel counted for a call, read once when it ends.
+
+This is the hot path of every call: six small files, and more only where they can say
+something (memory.stat and memory.swap.events after an OOM kill). Source: kernel
+Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..cgroupfs import files, parse
+from ..cgroupfs.api import CgroupLike
+from ..enforce.files import oom_count, oom_level
+from ..policy.feedback import EndFacts
+from ..types.outcomes import Level
+from .records import CallRecord, SessionRecord
+
+__all__ = ["oom_counts", "with_figures"]
+
+
+def oom_counts(session: SessionRecord, root: CgroupLike) -> tuple[int, int, int]:
+    """OOM events so far at tools/, session and tree: what rises later names the level."""
+    return oom_count(session.tools), oom_count(session.cgroup), oom_count(root)
+
+
+def with_figures(
+    facts: EndFacts, record: CallRecord, session: SessionRecord, leaf: CgroupLike, root: CgroupLike
+) -> EndFacts:
+    facts = replace(
+        facts,
+        peak_memory_bytes=_integer(leaf, files.MEMORY_PEAK) or record.last_current_bytes or None,
+        memory_limit_bytes=record.limits.memory_max_bytes,
+        cpu_s=_cpu_s(leaf),
+        throttled_ms=_stalled_ms(leaf),
+        pids_peak=_integer(leaf, files.PIDS_PEAK),
+        io_bytes=_io_bytes(leaf),
+    )
+    if facts.pids_peak is None or facts.pids_peak >= record.limits.pids_max:
+        hits = parse.flat_keyed(leaf.try_read(files.PIDS_EVENTS) or "").get("max", 0)
+        facts = replace(facts, pids_limit_hits=hits)
+    else:
+        facts = replace(facts, pids_limit_hits=0)
+    local = parse.flat_keyed(leaf.try_read(files.MEMORY_EVENTS_LOCAL) or "")
+    if not local.get("oom_kill") and not local.get("oom_group_kill"):
+        return facts
+    return _explain_oom(facts, record, session, leaf, root, local)
+
+
+def _explain_oom(
+    facts: EndFacts,
+    record: CallRecord,
+    session: SessionRecord,
+    leaf: CgroupLike,
+    root: CgroupLike,
+    local: dict[str, int],
+) -> EndFacts:
+    tools, own, host = record.oom_before
+    level = oom_level(
+        local,
+        [
+            (Level.TOOLS, session.tools, tools),
+            (Level.SESSION, session.cgroup, own),
+            (Level.HOST, root, host),
+        ],
+    )
+    session.oom_counts = oom_counts(session, root)
+    limit = facts.memory_limit_bytes
+    if level is Level.TOOLS:
+        limit = _integer(session.tools, files.MEMORY_MAX)
+    stat = parse.flat_keyed(leaf.try_read(files.MEMORY_STAT) or "")
+    swap = parse.flat_keyed(leaf.try_read(files.MEMORY_SWAP_EVENTS) or "")
+    return replace(
+        facts,
+        oom_level=level,
+        memory_limit_bytes=limit,
+        shmem_bytes=stat.get("shmem"),
+        swap_limit_hits=swap.get("fail", 0),
+    )
+
+
+def _integer(cgroup: CgroupLike, file: str) -> int | None:
+    text = cgroup.try_read(file)
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _cpu_s(leaf: CgroupLike) -> float | None:
+    """`usage_usec` is the first line of cpu.stat."""
+    name, _, value = (leaf.try_read(files.CPU_STAT) or "").partition("\n")[0].partition(" ")
+    return int(value) / 1e6 if name == "usage_usec" else None
+
+
+def _stalled_ms(leaf: CgroupLike) -> float | None:
+    """Time in which a task of the call waited for memory: PSI's some total."""
+    some = parse.pressure(leaf.try_read(files.MEMORY_PRESSURE) or "").get("some")
+    return None if some is None else some.total_us / 1000
+
+
+def _io_bytes(leaf: CgroupLike) -> int | None:
+    text = leaf.try_read(files.IO_STAT)
+    if text is None:
+        return None
+    devices = parse.nested_keyed(text).values() if text else ()
+    return sum(int(d.get("rbytes", 0)) + int(d.get("wbytes", 0)) for d in devices)
