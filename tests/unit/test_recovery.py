@@ -59,7 +59,7 @@ class Instance:
         self.sessions = Sessions(self.core, root, SessionDefaults(), Mode.ENFORCE, _never)
         ender = Ender(self.core, root, self.store)
         calls = Calls(
-            self.core, root, "/agentcgroup", self.store, ender, CallDefaults(), SessionDefaults()
+            self.core, "/agentcgroup", self.store, ender, CallDefaults(), SessionDefaults()
         )
         self.recovery = Recovery(
             self.core, root, self.sessions, calls, ender, self.store,
