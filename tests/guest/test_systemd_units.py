@@ -121,7 +121,7 @@ def test_units_are_sound_and_hardened(units: Installed) -> None:
         assert float(found[1]) <= most, text
 
 
-def test_where_everything_lives(units: Installed) -> None:
+def test_where_everything_lives(units: Installed, kernel_role: str) -> None:
     assert read_value(SCOPE_CGROUP / "keeper", "cgroup.procs")
     assert read_value(SCOPE_CGROUP, "cgroup.procs") == ""
     for unit in ("agentcgroupd", "agentcgroup-guardian"):
@@ -131,7 +131,10 @@ def test_where_everything_lives(units: Installed) -> None:
     guardian = main_pid("agentcgroup-guardian")
     assert Path(f"/proc/{guardian}/oom_score_adj").read_text().strip() == "-1000"
     with units.client() as client:
-        assert client.status()["root"] == str(ROOT), client.status()
+        status = client.status()
+    assert status["root"] == str(ROOT)
+    if kernel_role == "newest":
+        assert status["events_source"] == "bpf", "hardening must not cost BPF its programs"
 
 
 @pytest.mark.parametrize("how", ["kill -9", "restart", "stop and start"])
