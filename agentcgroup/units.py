@@ -30,7 +30,8 @@ NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 MAX_SIZE_BYTES = (1 << 63) - 1
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+# More digits than any size needs would be an error of int() or float() instead of ours.
+_SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z]*)\s*")
 _SIZE_UNITS = {
     "": 1, "b": 1,
     "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40,
@@ -39,7 +40,7 @@ _SIZE_UNITS = {
 }  # fmt: skip
 _SIZE_REMEDY = "write bytes as an integer or a size such as 512M, 2G, 2GiB or 2GB"
 
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h)?\s*")
+_DURATION = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(ms|s|m|h)?\s*")
 _DURATION_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
@@ -66,7 +67,7 @@ def parse_cores(value: float | str, field: str = "cpu") -> float:
     remedy = "write cores as a number above 0, such as 0.5 or 2"
     try:
         cores = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidValueError(field, value, remedy) from None
     if isinstance(value, bool) or not 0 < cores <= 65536:
         raise InvalidValueError(field, value, remedy)
@@ -83,6 +84,8 @@ def parse_duration_s(value: float | str, field: str = "duration") -> float:
         if match is None:
             raise InvalidValueError(field, value, remedy)
         seconds = float(match[1]) * _DURATION_UNITS[match[2]]
+    elif abs(value) > 1e9:
+        raise InvalidValueError(field, value, remedy)
     else:
         seconds = float(value)
     if not 0 < seconds <= 1e9:

@@ -30,6 +30,7 @@ __all__ = [
 
 AnyCgroup = TypeVar("AnyCgroup", bound=CgroupLike)
 
+_THREADED = frozenset({"cpu", "cpuset", "perf_event", "pids"})
 _UNIFIED = "boot with systemd.unified_cgroup_hierarchy=1 (or cgroup_no_v1=all)"
 _DELEGATE = (
     "use a cgroup delegated to this user (systemd: Delegate=yes on its unit or scope), "
@@ -71,12 +72,12 @@ def enable_controllers(cg: CgroupLike, wanted: Iterable[str]) -> dict[str, str]:
     """Make `wanted` controllers appear in the children of `cg`; idempotent.
 
     The result holds a reason for every one that is missing. DelegationError if
-    processes sit in `cg` itself (no internal processes).
+    processes sit in `cg` itself (no internal processes); then nothing was changed.
     """
     enabled = parse.words(cg.read(files.CGROUP_SUBTREE_CONTROL))
     available = parse.words(cg.read(files.CGROUP_CONTROLLERS))
     missing: dict[str, str] = {}
-    for name in sorted(set(wanted) - enabled):
+    for name in sorted(set(wanted) - enabled, key=_domain_first):
         if name not in available:
             missing[name] = _why_unavailable(name)
             continue
@@ -169,6 +170,12 @@ def _check_type(cg: Cgroup, shown: str) -> None:
     kind = cg.try_read(files.CGROUP_TYPE)
     if kind not in (None, "domain"):
         raise DelegationError("root", shown, f"its type is '{kind}'; only a domain will do")
+
+
+def _domain_first(name: str) -> tuple[bool, str]:
+    """A cgroup with processes takes a threaded controller, and turns into the root of a
+    threaded subtree by that; the others it refuses, so they are asked first."""
+    return name in _THREADED, name
 
 
 def _why_unavailable(name: str) -> str:

@@ -12,6 +12,7 @@ from .session import (
     CpuOption,
     KindOption,
     MemoryOption,
+    ModeOption,
     NameOption,
     PidsOption,
     PriorityOption,
@@ -40,10 +41,11 @@ def pid(
     priority: PriorityOption = None,
     kind: KindOption = None,
     pids_max: PidsOption = None,
+    mode: ModeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """A process, its children, and what they start from now on."""
-    spec = _spec(name, memory, cpu, priority, kind, pids_max)
+    spec = _spec(name, memory, cpu, priority, kind, pids_max, mode)
     print_session(_client().adopt(pid, **spec), as_json)
 
 

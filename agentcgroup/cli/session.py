@@ -28,6 +28,9 @@ KindOption = Annotated[
     typer.Option(help="inside (moved into the session) or outside (stays, bound by pidfd)."),
 ]
 PidsOption = Annotated[int | None, typer.Option(help="Processes at most, agent and tools.")]
+ModeOption = Annotated[
+    str | None, typer.Option(help="enforce, observe (only log) or off; default: the daemon's.")
+]
 
 
 @app.command("run", context_settings={"allow_interspersed_args": False})
@@ -39,9 +42,10 @@ def run(
     priority: PriorityOption = None,
     kind: KindOption = None,
     pids_max: PidsOption = None,
+    mode: ModeOption = None,
 ) -> None:
     """Run an agent in a session that ends with it; exit as the agent does."""
-    spec = _spec(name, memory, cpu, priority, kind, pids_max)
+    spec = _spec(name, memory, cpu, priority, kind, pids_max, mode)
     raise typer.Exit(_run_agent(agent, spec))
 
 
@@ -53,10 +57,11 @@ def create(
     priority: PriorityOption = None,
     kind: KindOption = None,
     pids_max: PidsOption = None,
+    mode: ModeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a session without an agent; `run --session` and the SDK work in it."""
-    spec = _spec(name, memory, cpu, priority, kind, pids_max)
+    spec = _spec(name, memory, cpu, priority, kind, pids_max, mode)
     print_session(_client().create_session(**spec), as_json)
 
 
@@ -94,13 +99,14 @@ def update(
     cpu: CpuOption = None,
     priority: PriorityOption = None,
     pids_max: PidsOption = None,
+    mode: ModeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change budget, cores, priority or processes of a running session."""
-    changes = _spec(None, memory, cpu, priority, None, pids_max)
+    """Change budget, cores, priority, processes or mode of a running session."""
+    changes = _spec(None, memory, cpu, priority, None, pids_max, mode)
     if not changes:
         raise InvalidValueError(
-            "options", "", "say what to change: --memory, --cpu, --priority or --pids-max"
+            "options", "", "say what to change: --memory, --cpu, --priority, --pids-max or --mode"
         )
     print_session(_client().update_session(session, **changes), as_json)
 
@@ -139,10 +145,11 @@ def _spec(
     priority: str | None,
     kind: str | None,
     pids_max: int | None,
+    mode: str | None,
 ) -> dict[str, Any]:
     said = {
         "name": name, "memory": memory, "cpu": cpu, "priority": priority, "kind": kind,
-        "pids_max": pids_max,
+        "pids_max": pids_max, "mode": mode,
     }  # fmt: skip
     return {field: value for field, value in said.items() if value is not None}
 

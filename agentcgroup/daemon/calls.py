@@ -337,6 +337,18 @@ class Calls:
         self.unwatch_leaf(record)
         return await self._ender.end(record, exit_code, signal)
 
+    def release(self, record: CallRecord) -> None:
+        """Its session is detached: the command runs on, its leaf goes, nothing is stored."""
+        self.unwatch_leaf(record)
+        if record.owner_pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(record.owner_pidfd)
+        if record.leaf is not None:
+            self._core.by_cgroup.pop(record.leaf.id, None)
+            record.leaf.freeze(False)
+            record.leaf.close()
+            record.leaf = None
+        self._drop(self._core.sessions[record.session], record)
+
     def _owner_died(self, record: CallRecord) -> None:
         """Nobody waits for the command any more: it ends now."""
         if record.owner_pidfd >= 0:

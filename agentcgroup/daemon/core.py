@@ -73,7 +73,7 @@ class Core:
         self.state, actions = step(self.state, what)
         for action in actions:
             session = self.sessions.get(action.session)
-            applied = session is None or session.mode is not Mode.OBSERVE
+            applied = session is None or session.mode is Mode.ENFORCE
             self.decisions.decided(what.t_ns, action, applied=applied)
             if not applied and not isinstance(action, act.Place | act.Wait | act.Refuse):
                 continue

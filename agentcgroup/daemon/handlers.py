@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from .. import version
-from ..errors import CgroupGoneError, InvalidValueError
+from ..errors import CgroupGoneError, InvalidValueError, printable
 from ..protocol import messages as m
 from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import Access
@@ -130,7 +130,10 @@ class Handlers:
         record = self._sessions.get(params.session)
         info = self._sessions.info(record)
         await self._end_calls(record, kill=False)
+        for call in list(record.calls.values()):
+            self._calls.release(call)
         self._signals.unwatch_session(record.name)
+        self._calls.declarations.forget(record.name)
         await self._sessions.detach(record)
         return m.SessionResult(session=info)
 
@@ -244,7 +247,7 @@ class Handlers:
         session = context.session
         calls = [
             self._calls.info(record)
-            for record in self._core.calls.values()
+            for record in reversed(self._core.calls.values())
             if session is None or record.session == session
         ]
         if params.ended:
@@ -316,8 +319,9 @@ class Handlers:
 
     def _unknown(self, name: str) -> ProtocolError:
         return ProtocolError(
-            Kind.NOT_FOUND, f"there is no tool call '{name}'", field="call", value=name,
-            remedy="outcomes are kept for a while only; see: agentcgroup session show",
+            Kind.NOT_FOUND, f"there is no tool call {printable(name)}", field="call", value=name,
+            remedy="check its name; outcomes are kept for a while only, and not those of calls"
+            " whose session was detached",
         )  # fmt: skip
 
     def _by_key(self, context: RequestContext, key: str) -> CallRecord | None:

@@ -26,6 +26,7 @@ __all__ = [
     "CONTROLLERS",
     "TOOLS",
     "enable_controllers",
+    "lift_session_limits",
     "make_session",
     "margin_bytes",
     "policy_budget_bytes",
@@ -108,6 +109,16 @@ def write_session_limits(
         tools_max = memory - reserve_bytes
         _write(tools, files.MEMORY_MAX, str(tools_max))
         _write(tools, files.MEMORY_HIGH, str(tools_max - margin_bytes(memory)))
+
+
+def lift_session_limits(session: CgroupLike, agent: CgroupLike, tools: CgroupLike) -> None:
+    """Modes observe and off: nothing of ours holds anybody."""
+    for cgroup in (session, agent, tools):
+        _write(cgroup, files.CPU_WEIGHT, "100")
+    _write(session, files.CPU_MAX, cpu_max_text(None))
+    for cgroup in (session, tools):
+        for file in (files.MEMORY_HIGH, files.MEMORY_MAX, files.PIDS_MAX):
+            _write(cgroup, file, files.MAX)
 
 
 def _write(cgroup: CgroupLike, file: str, text: str) -> None:

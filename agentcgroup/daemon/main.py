@@ -15,7 +15,7 @@ from ..clock import MonotonicClock
 from ..errors import ConfigError, NotPermittedError
 from ..log import get_logger, setup_logging
 from ..policy.state import PolicyConfig
-from ..protocol.sockets import admin_socket_path
+from ..protocol.sockets import admin_socket_path, checked_socket_path
 from ..trace.format import TraceWriter
 from ..types import inputs as i
 from . import systemd
@@ -51,30 +51,51 @@ class Daemon:
         self.config = config
         self._stopping = asyncio.Event()
         self._watchdog: asyncio.Task[None] | None = None
-        self._made_root = False
+        self._parts = contextlib.ExitStack()
 
     async def start(self) -> None:
         """Raises ConfigError or NotPermittedError before anything is left behind."""
-        config = self.config
         if os.geteuid() != 0:
             raise NotPermittedError("the daemon needs root: run it with sudo or as a service")
-        agent_socket = config.daemon.socket
-        admin_socket = admin_socket_path(agent_socket)
-        for path in (agent_socket, admin_socket):
-            check_free(path)  # before anything in the tree is touched
-        self.root, self._made_root = open_root(config.daemon.root)
-        self._lock_fd = lock_root(self.root)
-        clock = MonotonicClock()
+        sockets = (self.config.daemon.socket, admin_socket_path(self.config.daemon.socket))
+        for path in sockets:
+            check_free(checked_socket_path(path))  # before anything in the tree is touched
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._parts.close)
+            await self._start(*sockets)
+            undo.pop_all()
+        systemd.notify("READY=1")
+        interval_s = systemd.watchdog_interval_s()
+        if interval_s is not None:
+            self._watchdog = asyncio.create_task(_pat_watchdog(interval_s))
+
+    def _open_parts(self) -> int:
+        """What can fail for a wrong configuration, in the order of least harm; the budget.
+
+        `_parts` takes back what was done so far, last things first.
+        """
+        config, parts = self.config, self._parts
+        self.root, made_root = open_root(config.daemon.root)
+        parts.callback(self.root.close)
+        if made_root:
+            parts.callback(self._remove_root)
+        parts.callback(os.close, lock_root(self.root))
         budget = host_budget_bytes(self.root, config.host.memory_reserve)
-        tree_path = tree.proc_path(self.root)
-        run_dir = _run_dir(config)
+        self._run_dir = _run_dir(config)
         self._decisions = Decisions(_decision_log(config))
-        self.core = Core(budget, _policy(config), clock, self._decisions)
-        state_dir = Path(config.daemon.state_dir)
-        self._store = OutcomeStore(
-            state_dir / "outcomes.jsonl", config.outcomes.keep, config.outcomes.keep_hours
-        )
+        parts.callback(self._decisions.close)
+        self.core = Core(budget, _policy(config), MonotonicClock(), self._decisions)
+        parts.callback(self.core.close)
+        self._store = _outcome_store(config)
+        parts.callback(self._store.close)
+        return budget
+
+    async def _start(self, agent_socket: str, admin_socket: str) -> None:
+        config = self.config
+        budget = self._open_parts()
+        tree_path = tree.proc_path(self.root)
         self._signals = Signals(self.core)
+        self._parts.callback(self._signals.close)
         self._signals.open(
             self.root, tree_path.count("/"), use_bpf=config.daemon.memory_layers != "files"
         )
@@ -87,7 +108,7 @@ class Daemon:
         Sampler(self.core, find_biggest=not self._signals.has_bpf("oom"))
         takeover = Takeover(self.core, self.root)
         self._guardian = Guardian(
-            self.root, run_dir / "guardian.fifo", config.daemon.guardian_timeout_s, budget,
+            self.root, self._run_dir / "guardian.fifo", config.daemon.guardian_timeout_s, budget,
             spawn=not _guardian_is_a_service(), on_beat=takeover.check,
         )  # fmt: skip
         self._status = Status(
@@ -108,7 +129,6 @@ class Daemon:
             await self._server.start(agent_socket, admin_socket, config.daemon.group)
         except BaseException:
             await self._guardian.stop()
-            await self._stop_parts(clean=False)
             raise
         self._janitor = Janitor(self.core, handlers.end_if_idle, self._signals.drain)
         self._janitor.start()
@@ -116,10 +136,6 @@ class Daemon:
             "ready: root %s, budget %d MiB, mode %s, memory events by %s, found %s",
             self.root.path, budget >> 20, config.daemon.mode.value, self._signals.source(), found,
         )  # fmt: skip
-        systemd.notify("READY=1")
-        interval_s = systemd.watchdog_interval_s()
-        if interval_s is not None:
-            self._watchdog = asyncio.create_task(_pat_watchdog(interval_s))
 
     def _server_stats(self) -> dict[str, int]:
         return self._server.stats()
@@ -140,20 +156,13 @@ class Daemon:
         await self._server.close()
         if self.config.daemon.guardian:
             await self._guardian.stop()
-        await self._stop_parts(clean=True)
+        self._parts.close()
+        _log.info("stopped")
 
-    async def _stop_parts(self, *, clean: bool) -> None:
-        self._signals.close()
-        self.core.close()
-        self._store.close()
-        self._decisions.close()
-        if self._made_root and not self.core.sessions:
-            with contextlib.suppress(OSError):
-                self.root.remove()
-        self.root.close()
-        os.close(self._lock_fd)
-        if clean:
-            _log.info("stopped")
+    def _remove_root(self) -> None:
+        """One that holds sessions stays, for the next start."""
+        with contextlib.suppress(OSError):
+            self.root.remove()
 
     def _reload(self) -> None:
         """SIGHUP: figures that can change under running calls; the rest needs a restart."""
@@ -204,6 +213,17 @@ def _decision_log(config: Config) -> TraceWriter | None:
     return TraceWriter(config.daemon.decision_log, host={"role": "daemon"})
 
 
+def _outcome_store(config: Config) -> OutcomeStore:
+    path = Path(config.daemon.state_dir) / "outcomes.jsonl"
+    try:
+        return OutcomeStore(path, config.outcomes.keep, config.outcomes.keep_hours)
+    except OSError as error:
+        raise ConfigError(
+            "daemon.state_dir", config.daemon.state_dir,
+            f"name a directory that can be made and written ({error.strerror})",
+        ) from None  # fmt: skip
+
+
 def _run_dir(config: Config) -> Path:
     """Private daemons (another socket) keep their FIFO beside their own socket."""
     default = Config().daemon
@@ -211,7 +231,12 @@ def _run_dir(config: Config) -> Path:
         run_dir = Path(config.daemon.run_dir)
     else:
         run_dir = Path(admin_socket_path(config.daemon.socket)).parent
-    run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "daemon.run_dir", str(run_dir), f"name a directory that can be made ({error.strerror})"
+        ) from None
     return run_dir
 
 

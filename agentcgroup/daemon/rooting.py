@@ -20,6 +20,7 @@ from .layout import CONTROLLERS, policy_budget_bytes
 
 __all__ = ["host_budget_bytes", "lock_root", "open_root"]
 
+_LEAST_BUDGET_BYTES = 12 * MIB
 _LEAST_RESERVE_BYTES = 512 * MIB
 
 
@@ -39,8 +40,7 @@ def open_root(wanted: str) -> tuple[Cgroup, bool]:
     try:
         if made:
             _make(path, mount)
-        root = tree.find_root(path)
-        tree.enable_controllers(root, CONTROLLERS)
+        root = _usable_root(path)
     except InvalidValueError as error:
         raise ConfigError(error.field, error.value, error.remedy) from None
     except PermissionError:
@@ -48,6 +48,18 @@ def open_root(wanted: str) -> tuple[Cgroup, bool]:
     except (CgroupGoneError, OSError) as error:
         raise ConfigError("root", str(path), f"use a cgroup that can be opened ({error})") from None
     return root, made
+
+
+def _usable_root(path: Path) -> Cgroup:
+    root = tree.find_root(path)
+    try:
+        missing = tree.enable_controllers(root, CONTROLLERS)
+        if "memory" in missing:
+            raise ConfigError("root", str(path), missing["memory"])
+    except BaseException:
+        root.close()
+        raise
+    return root
 
 
 def lock_root(root: Cgroup) -> int:
@@ -71,7 +83,12 @@ def host_budget_bytes(root: Cgroup, reserve_bytes: int | None) -> int:
     limit = root.read_int(files.MEMORY_MAX) if root.try_read(files.MEMORY_MAX) else None
     total = _mem_total_bytes()
     if limit is not None and limit < total:
-        return policy_budget_bytes(limit) or 0
+        budget = policy_budget_bytes(limit) or 0
+        if budget < _LEAST_BUDGET_BYTES:
+            raise ConfigError(
+                "root", root.path, f"raise its memory.max ({limit} bytes); the tree needs 16M"
+            )
+        return budget
     reserve = max(total // 20, _LEAST_RESERVE_BYTES) if reserve_bytes is None else reserve_bytes
     if reserve >= total:
         raise ConfigError(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from ..cgroupfs import files, pidfd, proc
 from ..cgroupfs.api import CgroupLike
-from ..errors import CgroupGoneError, InvalidValueError
+from ..enforce import files as enforce
+from ..errors import CgroupGoneError, InvalidValueError, printable
 from ..log import get_logger
 from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import BudgetResult, SessionInfo, SessionUpdate
@@ -127,11 +128,9 @@ class Sessions:
         spec = record.spec.model_copy(update=given)
         spec = SessionSpec.model_validate(spec.model_dump())
         reserve = self._checked_reserve(spec)
-        held = record.cgroup.read_int(files.MEMORY_CURRENT) or 0
-        if spec.memory is not None and spec.memory < held:
-            raise InvalidValueError(
-                "memory", spec.memory, f"the session holds {held} bytes; end tool calls first"
-            )
+        if spec.memory is not None:
+            self._check_not_below(record, spec.memory, reserve)
+        enforced_before = record.mode is Mode.ENFORCE
         record.spec, record.reserve_bytes = spec, reserve
         record.mode = change.mode or record.mode
         record.pids_max = spec.pids_max or record.pids_max
@@ -143,6 +142,12 @@ class Sessions:
                 layout.policy_budget_bytes(spec.memory), reserve, record.mode, spec.cpu,
             )
         )  # fmt: skip
+        if enforced_before and record.mode is not Mode.ENFORCE:
+            for call in record.calls.values():
+                if call.leaf is not None:
+                    enforce.lift_limits(call.leaf)
+                    call.note_thawed(self._core.clock.now_ns())
+                    call.save()
         return record
 
     async def detach(self, record: SessionRecord) -> None:
@@ -162,6 +167,9 @@ class Sessions:
                         origin.move(pid)
         self._forget(record)
         await self._remove_cgroups(record)
+        self._core.decisions.record(
+            self._core.clock.now_ns(), "session", record.name, None, {"event": "detach"}
+        )
 
     async def end(self, record: SessionRecord) -> None:
         """Kill everything in it and remove it. Its calls were ended before."""
@@ -179,8 +187,8 @@ class Sessions:
         record = self._core.sessions.get(name)
         if record is None:
             raise ProtocolError(
-                Kind.NOT_FOUND, f"there is no session '{name}'", field="session", value=name,
-                remedy="see: agentcgroup session list",
+                Kind.NOT_FOUND, f"there is no session {printable(name)}", field="session",
+                value=name, remedy="see: agentcgroup session list",
             )  # fmt: skip
         return record
 
@@ -264,7 +272,23 @@ class Sessions:
         budget = self._core.state.budget_bytes
         return max(budget, min(_int(self._root, files.MEMORY_MAX) or 0, 2 * budget))
 
+    @staticmethod
+    def _check_not_below(record: SessionRecord, memory: int, reserve: int) -> None:
+        """A memory.max below what is held would be a kill."""
+        for cgroup, budget in ((record.cgroup, memory), (record.tools, memory - reserve)):
+            held = _int(cgroup, files.MEMORY_CURRENT) or 0
+            if budget < held:
+                least = format_bytes(held + memory - budget)
+                raise InvalidValueError(
+                    "memory", memory,
+                    f"the session holds memory for which it needs {least}: end tool calls"
+                    " first, or ask for more than that",
+                )  # fmt: skip
+
     def _write_limits(self, record: SessionRecord) -> None:
+        if record.mode is not Mode.ENFORCE:
+            layout.lift_session_limits(record.cgroup, record.agent, record.tools)
+            return
         layout.write_session_limits(
             record.cgroup, record.agent, record.tools, record.spec,
             reserve_bytes=record.reserve_bytes,

@@ -18,7 +18,10 @@ from ..log import get_logger, warn_once
 from ..types.limits import Limits
 from ..types.outcomes import Level
 
-__all__ = ["CPU_PERIOD_US", "apply_limits", "change_limits", "cpu_max_text", "set_grant", "wake"]
+__all__ = [
+    "CPU_PERIOD_US", "apply_limits", "change_limits", "cpu_max_text", "lift_limits", "set_grant",
+    "wake",
+]  # fmt: skip
 
 CPU_PERIOD_US = 100_000
 _DEFAULT_WEIGHT = 100
@@ -55,6 +58,14 @@ def change_limits(leaf: CgroupLike, old: Limits, new: Limits) -> None:
         _write(leaf, files.CPU_MAX, cpu_max_text(new.cpu_max_cores))
     if new.io_weight != old.io_weight:
         _write(leaf, files.IO_WEIGHT, f"default {new.io_weight}")
+
+
+def lift_limits(leaf: CgroupLike) -> None:
+    """No limit of ours holds the leaf any more; what was frozen runs on."""
+    for file in (files.MEMORY_HIGH, files.MEMORY_MAX, files.MEMORY_SWAP_MAX, files.PIDS_MAX):
+        _write(leaf, file, files.MAX)
+    _write(leaf, files.CPU_MAX, cpu_max_text(None))
+    leaf.freeze(False)
 
 
 def set_grant(leaf: CgroupLike, grant_bytes: int | None) -> None:

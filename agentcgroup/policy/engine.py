@@ -49,9 +49,9 @@ def next_deadline_ns(state: PolicyState) -> int | None:
                 due.append(call.blocked_since_ns + _wait_ns(state, call))
                 if call.phase is CallPhase.RUNNING:
                     due.append(call.blocked_since_ns + config.throttle_max_ns)
-            if call.intent.timeout_s is not None:
+            if call.intent.timeout_s is not None and _is_limited(state, call):
                 due.append(call.started_ns + int(call.intent.timeout_s * NS_PER_S))
-        elif call.kill_at_ns is not None:
+        elif call.phase is CallPhase.TERMINATING and call.kill_at_ns is not None:
             due.append(call.kill_at_ns)
     if state.stuck_since_ns is not None:
         due.append(state.stuck_since_ns + config.deadlock_after_ns)
@@ -194,7 +194,7 @@ def _end_timeouts(state: PolicyState, now_ns: int, out: list[Action]) -> None:
             if call.kill_at_ns is not None and now_ns >= call.kill_at_ns:
                 because = Because(Code.GRACE_OVER, "it did not end after SIGTERM")
                 grants.kill_call(call, Reason.TIMED_OUT, because, out)
-        elif call.runs and call.intent.timeout_s is not None:
+        elif call.runs and call.intent.timeout_s is not None and _is_limited(state, call):
             if now_ns - call.started_ns < call.intent.timeout_s * NS_PER_S:
                 continue
             text = f"it ran for its timeout of {call.intent.timeout_s:g} s"
@@ -213,10 +213,14 @@ def _relimit(state: PolicyState, session: SessionState, call: CallState, out: li
     call.cap_bytes = max(cap_bytes(call.intent, tools), call.current_bytes)
     call.grant_bytes = min(call.grant_bytes, call.cap_bytes)
     limits = limits_for(call.intent, session, call.grant_bytes, call.cap_bytes, state.config)
-    if limits != call.limits:
+    if limits != call.limits and session.mode is not Mode.OFF:
         because = Because(Code.UPDATED, "its intent or its session was updated")
         out.append(SetLimits(call.session, call.name, limits, because))
         call.limits = replace(limits)
+
+
+def _is_limited(state: PolicyState, call: CallState) -> bool:
+    return state.sessions[call.session].mode is not Mode.OFF
 
 
 def _wait_ns(state: PolicyState, call: CallState) -> int:

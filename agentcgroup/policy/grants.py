@@ -98,7 +98,7 @@ def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
     if not waiting or any(c.runs and c.blocked_since_ns is None for c in state.calls.values()):
         state.stuck_since_ns = None
         return
-    if any(c.phase in (CallPhase.KILLED, CallPhase.TERMINATING) for c in state.calls.values()):
+    if any(_is_dying(state, c) for c in state.calls.values()):
         return
     if state.stuck_since_ns is None:
         state.stuck_since_ns = now_ns
@@ -218,6 +218,12 @@ def _unblock(call: CallState, out: list[Action]) -> None:
             Code.GRANTED_AGAIN, "memory became free", {"grant_bytes": call.grant_bytes}
         )
         out.append(Thaw(call.session, call.name, because))
+
+
+def _is_dying(state: PolicyState, call: CallState) -> bool:
+    """Its memory comes back soon. Who is only observed is killed in the log alone."""
+    enforced = state.sessions[call.session].mode is Mode.ENFORCE
+    return enforced and call.phase in (CallPhase.KILLED, CallPhase.TERMINATING)
 
 
 def _rank(state: PolicyState, call: CallState) -> int:

@@ -52,13 +52,15 @@ def parse(
 def _remedy(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     kind = problem["type"]
     if kind == "extra_forbidden":
-        return "remove it; known here: " + ", ".join(sorted(_names(model, problem["loc"][:-1])))
+        known = ", ".join(sorted(_names(model, problem["loc"][:-1])))
+        return f"there is no such field; known here: {known}"
     cause = (problem.get("ctx") or {}).get("error")
     if isinstance(cause, InvalidValueError):
         return cause.remedy
     if kind == "missing":
         return "this field is required"
-    return str(problem["msg"]).replace("Input should be", "must be")
+    text = str(problem["msg"]).removeprefix("Input ").removeprefix("String ")
+    return text.replace("should ", "must ", 1)
 
 
 def _names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
