@@ -75,6 +75,7 @@ def test_the_agent_lives_on(world: World, who: str) -> None:
     assert int(read_value(tools, "pids.current")) >= pids_max - 8
     held = int(read_value(tools, "memory.current"))
     print(
-        f"pids {pids_max}, held {held >> 20} of {high >> 20} MiB, longest {worked['longest_s']:.2f} s"
+        f"pids {pids_max}, held {held >> 20} of {high >> 20} MiB,"
+        f" longest {worked['longest_s']:.2f} s"
     )
     assert world.puppet("user", "outside").ask("host.version") == "ok"
