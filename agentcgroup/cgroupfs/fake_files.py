@@ -94,9 +94,13 @@ def _procs(kernel: FakeKernel, node: Node, text: str) -> None:
         pid = int(text.strip())
     except ValueError:
         raise refusal(errno.EINVAL) from None
+    # The kernel looks the process up before it looks at the destination.
+    process = kernel.processes.get(pid)
+    if process is None or not process.alive:
+        raise refusal(errno.ESRCH)
     if node.parent is not None and node.subtree_control:
         raise refusal(errno.EBUSY)
-    kernel.migrate(pid, node)
+    kernel.migrate(process, node)
 
 
 def _kill(kernel: FakeKernel, node: Node, text: str) -> None:

@@ -185,13 +185,10 @@ class FakeKernel:
         for pid in node.all_pids():
             self.exit(pid, _KILLED)
 
-    def migrate(self, pid: int, node: Node) -> None:
-        process = self.processes.get(pid)
-        if process is None or not process.alive:
-            raise refusal(errno.ESRCH)
-        process.node.pids.remove(pid)
+    def migrate(self, process: FakeProcess, node: Node) -> None:
+        process.node.pids.remove(process.pid)
         process.node = node
-        self._enter(node, pid)
+        self._enter(node, process.pid)
 
     # --- memory
 

@@ -20,8 +20,8 @@ from agentcgroup.cgroupfs.fake_values import CONTROLLERS
 
 pytestmark = [pytest.mark.guest, pytest.mark.smoke]
 
-STEPS = 40
-SEEDS = range(5)
+STEPS = 100
+SEEDS = range(8)
 NAMES = ("a", "b", "c")
 WRITES = (
     (files.CGROUP_SUBTREE_CONTROL, "+memory +pids"),

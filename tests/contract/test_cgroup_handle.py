@@ -322,6 +322,10 @@ class TestProcesses:
         host.end(pid)
         with pytest.raises(ProcessLookupError, match=r"cgroup\.procs"):
             host.root.move(pid)
+        # Also where a live one would be refused.
+        host.root.write(files.CGROUP_SUBTREE_CONTROL, "+memory")
+        with pytest.raises(ProcessLookupError):
+            host.root.move(pid)
 
     def test_kill_takes_the_subtree(self, host: Backend) -> None:
         call = host.root.create("call")
