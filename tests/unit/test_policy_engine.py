@@ -302,5 +302,7 @@ def test_a_restored_call_keeps_its_grant_and_its_freeze() -> None:
     story = Story(512 * MIB)
     story.session("a")
     story.feed(i.CallRestored(0, "a", "c1", Intent(), -5 * S, 200 * MIB, 180 * MIB, frozen=True))
+    assert story.log == [], "decisions wait until every call is known"
+    story.feed(i.Tick(0))
     assert [type(a) for a in story.log] == [act.SetGrant, act.Thaw]
     assert story.state.calls["c1"].grant_bytes > 200 * MIB
