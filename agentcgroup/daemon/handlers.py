@@ -18,6 +18,7 @@ from ..protocol import messages as m
 from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import Access
 from ..types import inputs as i
+from ..types.actions import Because, Code
 from ..types.outcomes import Outcome, Reason
 from ..types.sessions import SessionSpec
 from ..types.steps import Advice, StepReport
@@ -349,6 +350,7 @@ class Handlers:
                 continue
             if kill and record.killed is None and record.ending is None:
                 record.killed = Reason.KILLED_BY_POLICY
+                record.because = Because(Code.SESSION_ENDED, "its session ended")
                 record.save()
                 with contextlib.suppress(OSError):
                     record.leaf.kill()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import printable
-from ..types.actions import Because
+from ..types.actions import Because, Code
 from ..types.intents import Intent
 from ..types.outcomes import BiggestProcess, Level, Outcome, Reason, Retry
 from ..units import MIB, format_bytes
@@ -203,6 +203,12 @@ def _timeout_message(facts: EndFacts) -> list[str]:
 
 
 def _policy_message(facts: EndFacts) -> list[str]:
+    if facts.because and facts.because.code is Code.SESSION_ENDED:
+        return [
+            "Killed: its session ended while it ran.",
+            "Nothing is wrong with the command: run it again in another session if it is"
+            " still needed.",
+        ]
     why = facts.because.text if facts.because else "the host had to free memory"
     return [
         f"Killed by the resource policy: {why}.",

@@ -116,6 +116,13 @@ def test_killed_by_policy_says_why_and_that_it_is_not_to_blame() -> None:
     assert outcome.retry.intent == {"memory": 32 * MIB, "retry_of": "c1"}
 
 
+def test_the_end_of_its_session_is_not_blamed_on_memory() -> None:
+    because = Because(Code.SESSION_ENDED, "its session ended")
+    message = ended(killed=Reason.KILLED_BY_POLICY, because=because, signal=9).message
+    assert "its session ended" in message and "another session" in message
+    assert "memory" not in message
+
+
 def test_pids_limit() -> None:
     outcome = ended(exit_code=3, pids_limit_hits=7, pids_max=64)
     for words in ("64 processes and threads", "hit 7 times", "larger pids_max"):
