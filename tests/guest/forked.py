@@ -29,8 +29,8 @@ class Ended:
     stderr: str
 
 
-def agentcgroup(*arguments: str, **environ: str) -> Ended:
-    """`agentcgroup ARGUMENTS…` until it ends, with these variables on top."""
+def agentcgroup(*arguments: str, uid: int = 0, **environ: str) -> Ended:
+    """`agentcgroup ARGUMENTS…` until it ends, with these variables on top, as this user."""
     for name in _LOADED:
         importlib.import_module(f"agentcgroup.cli.{name}")
     importlib.import_module("agentcgroup.daemon.main")
@@ -38,7 +38,7 @@ def agentcgroup(*arguments: str, **environ: str) -> Ended:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         pid = os.fork()
         if pid == 0:
-            _become(arguments, environ, out.fileno(), err.fileno())
+            _become(arguments, environ, uid, out.fileno(), err.fileno())
         status = _wait(pid)
         texts = []
         for stream in (out, err):
@@ -60,10 +60,16 @@ def _wait(pid: int) -> int:
         time.sleep(0.01)
 
 
-def _become(arguments: tuple[str, ...], environ: dict[str, str], out: int, err: int) -> None:
+def _become(
+    arguments: tuple[str, ...], environ: dict[str, str], uid: int, out: int, err: int
+) -> None:
     """Never returns."""
     status = 70
     try:
+        if uid:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
         null = os.open("/dev/null", os.O_RDONLY)
         for fd, old in ((null, 0), (out, 1), (err, 2)):
             os.dup2(fd, old)

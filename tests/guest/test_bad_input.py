@@ -212,6 +212,12 @@ def test_strangers_are_77(daemon: PrivateDaemon) -> None:
     )  # fmt: skip
     assert shown.returncode == 77, shown
     assert "in no session" in shown.stderr and "agentcgroup session run" in shown.stderr
+    socket = str(daemon.socket)
+    for command in (["status"], ["session", "list"], ["session", "create", "--name", "x"],
+                    ["session", "end", "s"], ["attach", "pid", "1"]):  # fmt: skip
+        ended = agentcgroup(*command, uid=1000, AGENTCGROUP_SOCKET=socket)
+        refused(ended, 77, "admin.sock", "agentcgroup")
+    refused(agentcgroup("why", "c1", uid=1000, AGENTCGROUP_SOCKET=socket), 77, "in no session")
 
 
 # --- the daemon's own input
@@ -331,12 +337,8 @@ def test_configurations(place: Place) -> None:
 
 def test_who_is_not_root_is_77(place: Place) -> None:
     with unchanged(place.base):
-        shown = subprocess.run(
-            ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "agentcgroup",
-             "daemon", "--root", "/sys/fs/cgroup/nobody"],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        refused(Ended(shown.returncode, shown.stdout, shown.stderr), 77, "root", "sudo")
+        shown = agentcgroup("daemon", "--root", "/sys/fs/cgroup/nobody", uid=1000)
+        refused(shown, 77, "needs root", "sudo")
 
 
 # --- traces
