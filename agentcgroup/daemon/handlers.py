@@ -274,7 +274,9 @@ class Handlers:
             if outcome is None:
                 raise ProtocolError(
                     Kind.NOT_FOUND, "no tool call was begun with this key", field="key",
-                    value=params.key, remedy="begin the call again with this key",
+                    value=params.key,
+                    remedy="begin it with this key; if it ran already, its session"
+                    " was ended or detached meanwhile",
                 )  # fmt: skip
             return m.CallResult(call=_ended(outcome))
         if params.exit_code is None and params.signal is None:
