@@ -52,11 +52,14 @@ class Decisions:
         self.record(t_ns, "decision", action.session, action.call, record)
 
     def record(
-        self, t_ns: int, kind: str, session: str, call: str | None, body: dict[str, Any]
+        self, t_ns: int, kind: str, session: str | None, call: str | None, body: dict[str, Any]
     ) -> None:
+        """`session` None: of the host as a whole."""
         if self._sink is None and not self._subscribers:
             return
-        envelope = {"t_ns": t_ns, "kind": kind, "session": session}
+        envelope: dict[str, Any] = {"t_ns": t_ns, "kind": kind}
+        if session is not None:
+            envelope["session"] = session
         if call is not None:
             envelope["call"] = call
         envelope.update(body)

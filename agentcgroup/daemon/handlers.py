@@ -298,7 +298,7 @@ class Handlers:
         connection, session, kinds = context.connection, context.session, set(params.kinds)
 
         def deliver(record: dict[str, Any]) -> None:
-            if (session is None or record["session"] == session) and (
+            if (session is None or record.get("session") == session) and (
                 not kinds or record["kind"] in kinds
             ):
                 connection.notify("event", record)
