@@ -90,10 +90,9 @@ def test_ten_kills_under_twenty_calls() -> None:
 def check_all(daemon: PrivateDaemon, crowd: Crowd) -> None:
     listed = daemon.client.calls(limit=1000)
     by_label = {c.outcome.label: c.outcome for c in listed if c.outcome is not None}
-    assert len(listed) == len(by_label) == len(crowd.ended), "one outcome a call, each its own"
     for call in crowd.ended:
         status = call.shim.wait()
-        told = f"{call.label}: {call.shim.stderr}\n{daemon.log_text()}"
+        told = f"{call.label} {call.leaf}: {call.shim.stderr}\n{daemon.log_text()[-6000:]}"
         assert status == call.code, told
         assert "without limits" not in call.shim.stderr, told
         assert call.pid is None or call.shim.stdout == f"{call.pid}\n", told
@@ -101,7 +100,9 @@ def check_all(daemon: PrivateDaemon, crowd: Crowd) -> None:
         outcome = call.shim.outcome
         assert (outcome["reason"], outcome["exit_code"]) == ("failed", call.code), told
         assert call.leaf in (None, outcome["call"]), told
+        assert call.label in by_label, told
         kept = by_label[call.label]
         assert kept.call == outcome["call"] and kept.model_dump(mode="json") == outcome
+    assert len(listed) == len(by_label) == len(crowd.ended), "one outcome a call, each its own"
     until(lambda: not daemon.orphans(), "no cgroup is left over")
     assert daemon.leaves() == set()
