@@ -11,9 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from ..errors import FormatError
+from ..log import get_logger, warn_once
 from ..types.actions import Action
 
 __all__ = ["Decisions", "Sink"]
+
+_log = get_logger(__name__)
 
 
 class Sink(Protocol):
@@ -62,11 +66,19 @@ class Decisions:
             envelope["session"] = session
         if call is not None:
             envelope["call"] = call
-        envelope.update(body)
+        # Absent is unknown, in a trace as on the wire.
+        envelope.update({k: v for k, v in body.items() if v is not None and v != ""})
         if self._sink is not None:
-            self._sink.write(envelope)
+            self._write(self._sink, envelope)
         for deliver in list(self._subscribers.values()):
             deliver(envelope)
+
+    def _write(self, sink: Sink, envelope: dict[str, Any]) -> None:
+        """A full disk or an odd record costs the log a line, never a tool call its end."""
+        try:
+            sink.write(envelope)
+        except (OSError, FormatError) as error:
+            warn_once(_log, f"the decision log is incomplete: {error}")
 
     def close(self) -> None:
         if self._sink is not None:
