@@ -31,6 +31,11 @@ class Decisions:
         self._subscribers: dict[int, Callable[[dict[str, Any]], None]] = {}
         self.counts: dict[str, int] = {}
 
+    @property
+    def wanted(self) -> bool:
+        """Somebody reads: only then are figures worth reading for the log alone."""
+        return self._sink is not None or bool(self._subscribers)
+
     def subscribe(self, key: int, deliver: Callable[[dict[str, Any]], None]) -> None:
         self._subscribers[key] = deliver
 
@@ -40,7 +45,7 @@ class Decisions:
     def decided(self, t_ns: int, action: Action, *, applied: bool) -> None:
         kind = type(action).__name__.lower()
         self.counts[kind] = self.counts.get(kind, 0) + 1
-        if self._sink is None and not self._subscribers:
+        if not self.wanted:
             return
         body = {k: v for k, v in asdict(action).items() if k not in ("session", "call", "because")}
         because = action.because
@@ -59,7 +64,7 @@ class Decisions:
         self, t_ns: int, kind: str, session: str | None, call: str | None, body: dict[str, Any]
     ) -> None:
         """`session` None: of the host as a whole."""
-        if self._sink is None and not self._subscribers:
+        if not self.wanted:
             return
         envelope: dict[str, Any] = {"t_ns": t_ns, "kind": kind}
         if session is not None:
