@@ -59,7 +59,7 @@ def test_units_are_read_as_people_write_them(tmp_path: Path) -> None:
         ("[daemon]\nmod = 5\n", "daemon.mod", ("no such field", "mode", "log_level")),
         ("[demon]\n", "demon", ("no such field", "daemon", "outcomes")),
         ("[call]\nMemory = 5\n", "call.Memory", ("no such field", "memory")),
-        ("daemon = 5\n", "daemon", ("must be",)),
+        ("daemon = 5\n", "daemon", ("named fields",)),
         ('[daemon]\nmode = "of"\n', "daemon.mode", ("'enforce', 'observe' or 'off'",)),
         ("[daemon]\nguardian = 7\n", "daemon.guardian", ("boolean",)),
         ("[daemon]\nroot = 7\n", "daemon.root", ("must be a valid string",)),
