@@ -46,12 +46,12 @@ AUTHORS = Scenario(
     "10",
 )
 OWN = Scenario(
-    "the repository's own traces: a test suite (high), a numpy job and pip (low)",
+    "the repository's own traces: a test suite (high), a numpy job and a C build (low)",
     ROOT / "traces",
-    ("pytest.jsonl.gz", "numpy.jsonl.gz", "pip.jsonl.gz"),
-    "900M",
+    ("pytest.jsonl.gz", "numpy.jsonl.gz", "c-build.jsonl.gz"),
+    "1150M",
     "50M",
-    "5",
+    "20",
 )
 
 

@@ -113,7 +113,7 @@ def _tell(outcome: dict[str, Any]) -> None:
     if outcome.get("message"):
         typer.echo(plain(outcome["message"]))
     biggest = outcome.get("biggest_process")
-    if biggest:
+    if biggest and biggest["command"] not in (outcome.get("message") or ""):
         size = figure("_bytes", biggest.get("rss_bytes"))
         typer.echo(f"Its biggest process was {plain(biggest['command'])}, {size}.")
     retry = outcome.get("retry")

@@ -29,11 +29,15 @@ _MAX_THREADS = 4
 
 def received_pidfd(fd: int) -> bool:
     """The link's text first: reading fdinfo of an epoll file may wait for a FUSE server."""
+    return _linked_as_pidfd(fd) and is_pidfd(fd)
+
+
+def _linked_as_pidfd(fd: int) -> bool:
     try:
         text = str(Path(f"/proc/self/fd/{fd}").readlink())
     except OSError:
         return False
-    return text.startswith(("anon_inode:[pidfd]", "pidfd:[")) and is_pidfd(fd)
+    return text.startswith(("anon_inode:[pidfd]", "pidfd:["))
 
 
 class ForeignCloser:
@@ -52,7 +56,13 @@ class ForeignCloser:
         with self._lock:
             return self._pending.total()
 
-    def close_descriptor(self, fd: int, owner: str) -> None:
+    def close_received(self, fd: int, owner: str) -> None:
+        if _linked_as_pidfd(fd):
+            os.close(fd)
+        else:
+            self._close_aside(fd, owner)
+
+    def _close_aside(self, fd: int, owner: str) -> None:
         with self._lock:
             self._pending[owner] += 1
             start = self._threads < min(_MAX_THREADS, self._pending.total())
@@ -67,7 +77,7 @@ class ForeignCloser:
             sock.shutdown(socket.SHUT_RDWR)
         unread = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0"))[0]
         if unread:
-            self.close_descriptor(sock.detach(), owner)
+            self._close_aside(sock.detach(), owner)
         else:
             sock.close()
 

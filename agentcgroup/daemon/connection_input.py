@@ -95,7 +95,7 @@ class Input:
         if len(found) == 1 and not flags & socket.MSG_CTRUNC and received_pidfd(found[0]):
             return Incoming(descriptor=found[0])
         for fd in found:
-            self._shared.closer.close_descriptor(fd, self._account.name)
+            self._shared.closer.close_received(fd, self._account.name)
         self._shared.counters.bad_descriptors += 1
         surplus = len(found) != 1 or flags & socket.MSG_CTRUNC
         return Incoming(refused=_bad_descriptor("more than one" if surplus else "not a pidfd"))

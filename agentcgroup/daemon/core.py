@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from ..cgroupfs import pidfd
+from ..cgroupfs import files, pidfd
 from ..clock import Clock
 from ..enforce import files as enforce
 from ..errors import CgroupGoneError
@@ -94,7 +94,18 @@ class Core:
         now = self.clock.now_ns()
         body = outcome.model_dump(mode="json", exclude={"call", "session"})
         self.decisions.record(now, "call_end", record.session, record.name, body)
+        self.record_session_sample(record.session, now)
         self.feed(i.CallEnd(now, record.name))
+
+    def record_session_sample(self, name: str, t_ns: int) -> None:
+        """What the whole session holds, for the log: a trace of it can be replayed."""
+        session = self.sessions.get(name)
+        if session is None or not self.decisions.wanted:
+            return
+        text = session.cgroup.try_read(files.MEMORY_CURRENT)
+        if text is not None:
+            body = {"memory_current_bytes": int(text)}
+            self.decisions.record(t_ns, "sample", name, None, body)
 
     def schedule(self) -> None:
         """Arm the timer for the earliest of policy's deadline and the sampler's."""

@@ -11,9 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from ..errors import FormatError
+from ..log import get_logger, warn_once
 from ..types.actions import Action
 
 __all__ = ["Decisions", "Sink"]
+
+_log = get_logger(__name__)
 
 
 class Sink(Protocol):
@@ -27,6 +31,11 @@ class Decisions:
         self._subscribers: dict[int, Callable[[dict[str, Any]], None]] = {}
         self.counts: dict[str, int] = {}
 
+    @property
+    def wanted(self) -> bool:
+        """Somebody reads: only then are figures worth reading for the log alone."""
+        return self._sink is not None or bool(self._subscribers)
+
     def subscribe(self, key: int, deliver: Callable[[dict[str, Any]], None]) -> None:
         self._subscribers[key] = deliver
 
@@ -36,7 +45,7 @@ class Decisions:
     def decided(self, t_ns: int, action: Action, *, applied: bool) -> None:
         kind = type(action).__name__.lower()
         self.counts[kind] = self.counts.get(kind, 0) + 1
-        if self._sink is None and not self._subscribers:
+        if not self.wanted:
             return
         body = {k: v for k, v in asdict(action).items() if k not in ("session", "call", "because")}
         because = action.because
@@ -52,18 +61,29 @@ class Decisions:
         self.record(t_ns, "decision", action.session, action.call, record)
 
     def record(
-        self, t_ns: int, kind: str, session: str, call: str | None, body: dict[str, Any]
+        self, t_ns: int, kind: str, session: str | None, call: str | None, body: dict[str, Any]
     ) -> None:
-        if self._sink is None and not self._subscribers:
+        """`session` None: of the host as a whole."""
+        if not self.wanted:
             return
-        envelope = {"t_ns": t_ns, "kind": kind, "session": session}
+        envelope: dict[str, Any] = {"t_ns": t_ns, "kind": kind}
+        if session is not None:
+            envelope["session"] = session
         if call is not None:
             envelope["call"] = call
-        envelope.update(body)
+        # Absent is unknown, in a trace as on the wire.
+        envelope.update({k: v for k, v in body.items() if v is not None and v != ""})
         if self._sink is not None:
-            self._sink.write(envelope)
+            self._write(self._sink, envelope)
         for deliver in list(self._subscribers.values()):
             deliver(envelope)
+
+    def _write(self, sink: Sink, envelope: dict[str, Any]) -> None:
+        """A full disk or an odd record costs the log a line, never a tool call its end."""
+        try:
+            sink.write(envelope)
+        except (OSError, FormatError) as error:
+            warn_once(_log, f"the decision log is incomplete: {error}")
 
     def close(self) -> None:
         if self._sink is not None:

@@ -18,6 +18,7 @@ from ..protocol import messages as m
 from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import Access
 from ..types import inputs as i
+from ..types.actions import Because, Code
 from ..types.outcomes import Outcome, Reason
 from ..types.sessions import SessionSpec
 from ..types.steps import Advice, StepReport
@@ -273,7 +274,9 @@ class Handlers:
             if outcome is None:
                 raise ProtocolError(
                     Kind.NOT_FOUND, "no tool call was begun with this key", field="key",
-                    value=params.key, remedy="begin the call again with this key",
+                    value=params.key,
+                    remedy="begin it with this key; if it ran already, its session"
+                    " was ended or detached meanwhile",
                 )  # fmt: skip
             return m.CallResult(call=_ended(outcome))
         if params.exit_code is None and params.signal is None:
@@ -295,7 +298,7 @@ class Handlers:
         connection, session, kinds = context.connection, context.session, set(params.kinds)
 
         def deliver(record: dict[str, Any]) -> None:
-            if (session is None or record["session"] == session) and (
+            if (session is None or record.get("session") == session) and (
                 not kinds or record["kind"] in kinds
             ):
                 connection.notify("event", record)
@@ -349,6 +352,7 @@ class Handlers:
                 continue
             if kill and record.killed is None and record.ending is None:
                 record.killed = Reason.KILLED_BY_POLICY
+                record.because = Because(Code.SESSION_ENDED, "its session ended")
                 record.save()
                 with contextlib.suppress(OSError):
                     record.leaf.kill()

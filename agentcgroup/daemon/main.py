@@ -210,7 +210,13 @@ def _policy(config: Config) -> PolicyConfig:
 def _decision_log(config: Config) -> TraceWriter | None:
     if not config.daemon.decision_log:
         return None
-    return TraceWriter(config.daemon.decision_log, host={"role": "daemon"})
+    try:
+        return TraceWriter(config.daemon.decision_log, host={"role": "daemon"})
+    except OSError as error:
+        raise ConfigError(
+            "daemon.decision_log", config.daemon.decision_log,
+            f"name a file in a directory that is there and can be written ({error.strerror})",
+        ) from None  # fmt: skip
 
 
 def _outcome_store(config: Config) -> OutcomeStore:

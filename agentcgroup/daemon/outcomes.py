@@ -33,22 +33,27 @@ class OutcomeStore:
         self._entries: OrderedDict[str, tuple[str, Outcome]] = OrderedDict()
         self._keys: dict[tuple[str, str], str] = {}
         self._lines = 0
+        self._torn = False
         path.parent.mkdir(parents=True, exist_ok=True)
         self._load()
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._rewrite_if_long()
 
     def append(self, outcome: Outcome, key: str) -> None:
-        """Durable against a crash of the daemon once this returns."""
+        """Durable against a crash of the daemon once this returns.
+
+        A full disk costs the durability, not the call's end.
+        """
         line = json.dumps(
             {"key": key, "outcome": outcome.model_dump(mode="json")}, separators=(",", ":")
         )
-        data = line.encode() + b"\n"
-        if os.write(self._fd, data) != len(data):
-            _log.error("cannot write the whole outcome of %s to %s", outcome.call, self._path)
+        self._write(line.encode() + b"\n", outcome.call)
         self._remember(outcome, key)
         self._lines += 1
-        self._rewrite_if_long()
+        try:
+            self._rewrite_if_long()
+        except OSError as error:
+            _log.error("cannot rewrite %s: %s", self._path, error.strerror)
 
     def get(self, call: str) -> Outcome | None:
         entry = self._entries.get(call)
@@ -76,6 +81,18 @@ class OutcomeStore:
     def close(self) -> None:
         os.close(self._fd)
 
+    def _write(self, data: bytes, call: str) -> None:
+        if self._torn:
+            data = b"\n" + data
+        try:
+            written = os.write(self._fd, data)
+        except OSError as error:
+            _log.error("cannot keep the outcome of %s in %s: %s", call, self._path, error.strerror)
+            return
+        self._torn = written != len(data)
+        if self._torn:
+            _log.error("cannot write the whole outcome of %s to %s", call, self._path)
+
     def _remember(self, outcome: Outcome, key: str) -> None:
         self._entries[outcome.call] = (key, outcome)
         self._keys[(outcome.session, key)] = outcome.call
@@ -86,9 +103,11 @@ class OutcomeStore:
 
     def _load(self) -> None:
         try:
-            lines = self._path.read_bytes().split(b"\n")
+            data = self._path.read_bytes()
         except FileNotFoundError:
             return
+        lines = data.split(b"\n")
+        self._torn = not data.endswith(b"\n") and bool(data)
         bad = 0
         for line in lines:
             if not line:
@@ -107,7 +126,9 @@ class OutcomeStore:
         if self._lines <= 2 * self._keep:
             return
         beside = self._path.with_suffix(".new")
-        with open(beside, "w", encoding="utf-8") as out:
+        beside.unlink(missing_ok=True)
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "w", encoding="utf-8") as out:
             for key, outcome in self._entries.values():
                 entry = {"key": key, "outcome": outcome.model_dump(mode="json")}
                 out.write(json.dumps(entry, separators=(",", ":")) + "\n")
@@ -117,4 +138,5 @@ class OutcomeStore:
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         os.close(self._fd)
         self._fd = fd
+        self._torn = False
         self._lines = len(self._entries)

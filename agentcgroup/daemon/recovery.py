@@ -73,6 +73,7 @@ class Recovery:
         for name in self._root.children():
             with contextlib.suppress(CgroupGoneError):
                 self._adopt_session(self._root.child(name), counts)
+        self._core.feed(i.Tick(self._core.clock.now_ns()))
         # Together: one that takes seconds to die must not keep the others' shims waiting.
         await asyncio.gather(*(self._ender.end(o, None, None, lost=True) for o in self._orphans))
         counts["ended"] += len(self._orphans)

@@ -98,8 +98,9 @@ def host_budget_bytes(root: Cgroup, reserve_bytes: int | None) -> int:
 
 
 def _path(wanted: str, mount: str) -> Path:
+    """`/name` is below the mount unless it is a place in the file system already."""
     path = Path(wanted)
-    if path.is_absolute() and (path.is_relative_to(mount) or path.exists()):
+    if path.is_absolute() and (path.is_relative_to(mount) or Path(*path.parts[:2]).exists()):
         return path
     return Path(mount) / wanted.lstrip("/")
 

@@ -74,6 +74,7 @@ class Sampler:
         held = _unreclaimable_bytes(session.agent)
         if session.background is not None:
             held += _unreclaimable_bytes(session.background)
+        self._core.record_session_sample(session.name, now_ns)
         self._core.feed(i.AgentSample(now_ns, session.name, held))
 
 

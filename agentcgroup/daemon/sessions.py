@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from ..cgroupfs import files, pidfd, proc
 from ..cgroupfs.api import CgroupLike
 from ..enforce import files as enforce
-from ..errors import CgroupGoneError, InvalidValueError, printable
+from ..errors import CgroupGoneError, printable
 from ..log import get_logger
 from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import BudgetResult, SessionInfo, SessionUpdate
 from ..types import inputs as i
 from ..types.sessions import Containment, Mode, SessionKind, SessionSpec
-from ..units import MIB, format_bytes
 from . import layout
+from .budgets import check_not_below, checked_reserve_bytes
 from .config import SessionDefaults
 from .core import Core
 from .figures import oom_counts
@@ -29,7 +29,6 @@ from .records import SESSION_XATTR, ProcessRef, SessionRecord
 __all__ = ["Sessions"]
 
 _log = get_logger(__name__)
-_LEAST_MEMORY_BYTES = 16 * MIB
 _DRAIN_ROUNDS = 50
 
 
@@ -69,7 +68,7 @@ class Sessions:
     ) -> SessionRecord:
         """Make the session and bind or move its agent; a failure leaves nothing behind."""
         name = spec.name or self._fresh_name()
-        reserve = self._checked_reserve(spec)
+        reserve = checked_reserve_bytes(spec, self._host_bytes(), self._defaults.memory_reserve)
         agent = self._agent(agent_pidfd) if agent_pidfd is not None else None
         if name in self._core.sessions:
             raise _exists(name)
@@ -127,9 +126,9 @@ class Sessions:
         given = change.model_dump(exclude_none=True, exclude={"session", "mode"})
         spec = record.spec.model_copy(update=given)
         spec = SessionSpec.model_validate(spec.model_dump())
-        reserve = self._checked_reserve(spec)
+        reserve = checked_reserve_bytes(spec, self._host_bytes(), self._defaults.memory_reserve)
         if spec.memory is not None:
-            self._check_not_below(record, spec.memory, reserve)
+            check_not_below(record, spec.memory, reserve)
         enforced_before = record.mode is Mode.ENFORCE
         record.spec, record.reserve_bytes = spec, reserve
         record.mode = change.mode or record.mode
@@ -245,45 +244,10 @@ class Sessions:
             if name not in self._core.sessions:
                 return name
 
-    def _checked_reserve(self, spec: SessionSpec) -> int:
-        """What agent/ keeps. Raises InvalidValueError for a budget that can't be."""
-        host = self._host_bytes()
-        asked = spec.memory_reserve
-        if spec.memory is None:
-            return asked if asked is not None else 0
-        if spec.memory > host:
-            raise InvalidValueError(
-                "memory", spec.memory,
-                f"the host's budget is {host} bytes ({format_bytes(host)}); ask for at most that",
-            )  # fmt: skip
-        if spec.memory < _LEAST_MEMORY_BYTES:
-            raise InvalidValueError("memory", spec.memory, "a session needs at least 16M")
-        if asked is None:
-            inside = spec.kind is SessionKind.INSIDE
-            return min(self._defaults.memory_reserve, spec.memory // 4) if inside else 0
-        if asked > spec.memory // 2:
-            raise InvalidValueError(
-                "memory_reserve", asked, f"keep at most half of memory ({spec.memory // 2} bytes)"
-            )
-        return asked
-
     def _host_bytes(self) -> int:
         """The root's own memory.max where there is one: policy stays a margin below it."""
         budget = self._core.state.budget_bytes
         return max(budget, min(_int(self._root, files.MEMORY_MAX) or 0, 2 * budget))
-
-    @staticmethod
-    def _check_not_below(record: SessionRecord, memory: int, reserve: int) -> None:
-        """A memory.max below what is held would be a kill."""
-        for cgroup, budget in ((record.cgroup, memory), (record.tools, memory - reserve)):
-            held = _int(cgroup, files.MEMORY_CURRENT) or 0
-            if budget < held:
-                least = format_bytes(held + memory - budget)
-                raise InvalidValueError(
-                    "memory", memory,
-                    f"the session holds memory for which it needs {least}: end tool calls"
-                    " first, or ask for more than that",
-                )  # fmt: skip
 
     def _write_limits(self, record: SessionRecord) -> None:
         if record.mode is not Mode.ENFORCE:

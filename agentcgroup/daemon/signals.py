@@ -48,7 +48,7 @@ class Signals:
         self._watcher: Watcher | None = None
         self._triggers: dict[str, PsiTrigger] = {}
         self.missing: dict[str, str] = {}
-        self.exits: dict[int, ExitEvent] = {}
+        self._told_dropped = 0
 
     def open(self, root: CgroupLike, root_level: int, *, use_bpf: bool) -> None:
         if use_bpf:
@@ -114,9 +114,15 @@ class Signals:
             trigger.close()
 
     def drain(self) -> None:
-        """Read what came without a wake-up: the exits."""
-        if self._bpf is not None:
-            self._on_bpf()
+        """Read what came without a wake-up (the exits), and count what was lost."""
+        if self._bpf is None:
+            return
+        self._on_bpf()
+        dropped = sum(self._bpf.dropped().values())
+        if dropped > self._told_dropped:
+            body = {"count": dropped - self._told_dropped}
+            self._core.decisions.record(self._core.clock.now_ns(), "dropped", None, None, body)
+            self._told_dropped = dropped
 
     def close(self) -> None:
         for name in list(self._triggers):

@@ -58,6 +58,8 @@ class Takeover:
         for record in calls:
             with contextlib.suppress(CgroupGoneError):
                 self._adopt(record)
+        if calls:
+            self._core.feed(i.Tick(self._core.clock.now_ns()))
 
     def _adopt(self, record: CallRecord) -> None:
         known = self._core.state.calls.get(record.name)

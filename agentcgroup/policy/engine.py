@@ -119,7 +119,7 @@ def _call_restored(state: PolicyState, what: i.CallRestored, out: list[Action]) 
         call.phase = CallPhase.FROZEN
         call.blocked_since_ns = call.frozen_since_ns = what.t_ns
     state.calls[call.name] = session.calls[call.name] = call
-    _settle(state, what.t_ns, out)
+    # Nothing is decided before the picture is whole: the Tick after the last one settles.
 
 
 def _call_update(state: PolicyState, what: i.CallUpdate, out: list[Action]) -> None:

@@ -8,11 +8,11 @@ Where the caller and the kernel disagree, the kernel is right.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import printable
-from ..types.actions import Because
+from ..types.actions import Because, Code
 from ..types.intents import Intent
 from ..types.outcomes import BiggestProcess, Level, Outcome, Reason, Retry
 from ..units import MIB, format_bytes
@@ -55,6 +55,7 @@ class EndFacts:
 
 
 def build_outcome(facts: EndFacts) -> Outcome:
+    facts = replace(facts, biggest=_plain_process(facts.biggest))
     reason = _reason(facts)
     return Outcome(
         call=facts.call,
@@ -90,6 +91,12 @@ def plain_command(command: str | None) -> str | None:
     return printable(command, _COMMAND_CHARS)[1:-1]
 
 
+def _plain_process(process: BiggestProcess | None) -> BiggestProcess | None:
+    if process is None:
+        return None
+    return process.model_copy(update={"command": plain_command(process.command)})
+
+
 def _shown(label: str | None) -> str | None:
     return None if label is None else printable(label, 128)[1:-1]
 
@@ -112,9 +119,13 @@ def _retry(facts: EndFacts, reason: Reason) -> Retry | None:
     if reason is Reason.OOM_KILLED:
         return _retry_with_more(facts)
     if reason is Reason.TIMED_OUT and facts.intent.timeout_s:
-        return Retry(worthwhile=True, intent={"timeout_s": facts.intent.timeout_s * 2})
+        return Retry(
+            worthwhile=True, intent=_same_with(facts, {"timeout_s": facts.intent.timeout_s * 2})
+        )
     if reason is Reason.FAILED and facts.pids_limit_hits:
-        return Retry(worthwhile=True, intent={"pids_max": (facts.pids_max or 512) * 2})
+        return Retry(
+            worthwhile=True, intent=_same_with(facts, {"pids_max": (facts.pids_max or 512) * 2})
+        )
     if reason in (Reason.KILLED_BY_POLICY, Reason.LOST):
         return Retry(worthwhile=True, intent=_same_with(facts, {}))
     return Retry(worthwhile=False)
@@ -192,6 +203,12 @@ def _timeout_message(facts: EndFacts) -> list[str]:
 
 
 def _policy_message(facts: EndFacts) -> list[str]:
+    if facts.because and facts.because.code is Code.SESSION_ENDED:
+        return [
+            "Killed: its session ended while it ran.",
+            "Nothing is wrong with the command: run it again in another session if it is"
+            " still needed.",
+        ]
     why = facts.because.text if facts.because else "the host had to free memory"
     return [
         f"Killed by the resource policy: {why}.",

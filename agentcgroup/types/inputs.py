@@ -79,7 +79,11 @@ class CallBegin:
 
 @dataclass(frozen=True, slots=True)
 class CallRestored:
-    """A call found in the tree after a restart: it runs already, with this grant."""
+    """A call found in the tree after a restart: it runs already, with this grant.
+
+    A Tick has to follow the last of them; until then nobody is served from what the
+    others, not known yet, may hold.
+    """
 
     t_ns: int
     session: str

@@ -8,7 +8,7 @@ with field, value and remedy.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -43,7 +43,8 @@ def parse(
         value = first.get("input")
         cause = (first.get("ctx") or {}).get("error")
         if isinstance(cause, InvalidValueError) and first["type"] == "value_error":
-            if cause.field in model.model_fields and cause.field not in loc:
+            inner = _model_at(model, first["loc"])
+            if cause.field in inner.model_fields and [cause.field] != loc[-1:]:
                 loc.append(cause.field)
             value = cause.value
         raise error(".".join(loc) or "params", value, _remedy(model, first)) from None
@@ -52,22 +53,30 @@ def parse(
 def _remedy(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     kind = problem["type"]
     if kind == "extra_forbidden":
-        known = ", ".join(sorted(_names(model, problem["loc"][:-1])))
+        known = ", ".join(sorted(_model_at(model, problem["loc"][:-1]).model_fields))
         return f"there is no such field; known here: {known}"
     cause = (problem.get("ctx") or {}).get("error")
     if isinstance(cause, InvalidValueError):
         return cause.remedy
     if kind == "missing":
         return "this field is required"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return "send an object with named fields"
     text = str(problem["msg"]).removeprefix("Input ").removeprefix("String ")
     return text.replace("should ", "must ", 1)
 
 
-def _names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+def _model_at(model: type[BaseModel], path: tuple[Any, ...]) -> type[BaseModel]:
+    """The innermost model on the way to `path`."""
     for part in path:
         info = model.model_fields.get(part) if isinstance(part, str) else None
-        inner = info.annotation if info else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        said = info.annotation if info else None
+        inner = next((m for m in (said, *get_args(said)) if _is_model(m)), None)
+        if inner is None:
             break
         model = inner
-    return list(model.model_fields)
+    return model
+
+
+def _is_model(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, BaseModel)

@@ -179,6 +179,7 @@ class PrivateDaemon:
 
     def call_of(self, shim: Shim) -> str:
         """The name of the shim's call, once its command runs in its leaf."""
+        until(lambda: shim.released, "the command runs", self.log_text)
         return until(lambda: shim.leaf(self.root), "the command is placed", self.log_text).name
 
     def leaf(self, call: str) -> Path:
@@ -249,6 +250,13 @@ class Shim:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             return int(children[0]) if children else None
         return None
+
+    @property
+    def released(self) -> bool:
+        """The daemon's answer came, and the command was executed."""
+        with contextlib.suppress(OSError):
+            return "agentcgroup-run" not in Path(f"/proc/{self.child_pid}/comm").read_text()
+        return False
 
     def leaf(self, root: Path) -> Path | None:
         """The leaf that holds the command below `root`."""

@@ -76,7 +76,7 @@ def test_ten_kills_under_twenty_calls() -> None:
                 crowd.step(refill=True)
                 time.sleep(0.02)
             daemon.kill()
-            crowd.step(refill=True)
+            crowd.step(refill=False)
             daemon.start()
         deadline_s = time.monotonic() + PATIENCE_S
         while crowd.running:
@@ -90,18 +90,25 @@ def test_ten_kills_under_twenty_calls() -> None:
 def check_all(daemon: PrivateDaemon, crowd: Crowd) -> None:
     listed = daemon.client.calls(limit=1000)
     by_label = {c.outcome.label: c.outcome for c in listed if c.outcome is not None}
-    assert len(listed) == len(by_label) == len(crowd.ended), "one outcome a call, each its own"
+    managed = 0
     for call in crowd.ended:
         status = call.shim.wait()
-        told = f"{call.label}: {call.shim.stderr}\n{daemon.log_text()}"
+        told = f"{call.label} {call.leaf}: {call.shim.stderr}\n{daemon.log_text()[-6000:]}"
         assert status == call.code, told
+        if "no daemon answers" in call.shim.stderr:
+            # Started just before a kill: a shim that never reached a daemon waits 2 s.
+            assert call.leaf is None and call.label not in by_label, told
+            continue
+        managed += 1
         assert "without limits" not in call.shim.stderr, told
         assert call.pid is None or call.shim.stdout == f"{call.pid}\n", told
         assert call.pid is None or not alive(call.pid)
         outcome = call.shim.outcome
         assert (outcome["reason"], outcome["exit_code"]) == ("failed", call.code), told
         assert call.leaf in (None, outcome["call"]), told
+        assert call.label in by_label, told
         kept = by_label[call.label]
         assert kept.call == outcome["call"] and kept.model_dump(mode="json") == outcome
+    assert len(listed) == len(by_label) == managed > 2 * AT_ONCE, "one outcome a call, each its own"
     until(lambda: not daemon.orphans(), "no cgroup is left over")
     assert daemon.leaves() == set()

@@ -64,6 +64,7 @@ def test_oom_kill_while_away(daemon: PrivateDaemon) -> None:
     daemon.start()
     assert shim.wait() == 137
     found = shim.outcome
+    assert found, shim.stderr + daemon.log_text()
     assert (found["reason"], found["level"], found["call"]) == ("oom_killed", "call", call)
     assert found["peak_memory_bytes"] > 60 << 20
     assert found["memory_limit_bytes"] == 64 << 20

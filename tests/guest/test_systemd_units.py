@@ -80,6 +80,7 @@ class Installed:
         assert "without limits" not in shim.stderr
 
     def leaf(self, shim: Shim) -> Path:
+        until(lambda: shim.released, "the command runs", journal)
         return until(lambda: shim.leaf(ROOT), "the command is placed", journal)
 
 

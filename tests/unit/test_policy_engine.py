@@ -302,5 +302,47 @@ def test_a_restored_call_keeps_its_grant_and_its_freeze() -> None:
     story = Story(512 * MIB)
     story.session("a")
     story.feed(i.CallRestored(0, "a", "c1", Intent(), -5 * S, 200 * MIB, 180 * MIB, frozen=True))
+    assert story.log == [], "decisions wait until every call is known"
+    story.feed(i.Tick(0))
     assert [type(a) for a in story.log] == [act.SetGrant, act.Thaw]
     assert story.state.calls["c1"].grant_bytes > 200 * MIB
+
+
+def test_a_kill_that_is_only_observed_leaves_no_deadline_behind() -> None:
+    """Nobody applies it: the call runs on, and the timer must come to rest all the same."""
+    story = Story(term_grace_ns=S)
+    story.session("watched", mode=Mode.OBSERVE)
+    story.begin("watched", "c", timeout_s=10)
+    story.run_until_quiet()
+    assert [type(a) for a in story.log if isinstance(a, act.Terminate | act.Kill)] == [
+        act.Terminate,
+        act.Kill,
+    ]
+    assert next_deadline_ns(story.state) is None
+    story.sample("c", 200 * MIB)
+    assert next_deadline_ns(story.state) is None
+
+
+def test_mode_off_has_no_timeout_and_writes_no_new_limits() -> None:
+    story = Story()
+    story.session("s", mode=Mode.OFF)
+    story.begin("s", "c", timeout_s=1)
+    story.feed(i.SessionUpdate(0, "s", Priority.HIGH))
+    story.run_until_quiet()
+    assert [type(a) for a in story.log] == [act.Place]
+
+
+def test_an_observed_victim_does_not_stand_for_a_real_one() -> None:
+    """The deadlock goes on after a kill that nobody applied: the next one is real."""
+    story = Story(budget=384 * MIB, deadlock_after_ns=S)
+    story.session("watched", Priority.LOW, mode=Mode.OBSERVE)
+    story.session("held", Priority.HIGH)
+    for session, call in (("watched", "a"), ("held", "b"), ("held", "c")):
+        story.begin(session, call, memory=128 * MIB, max_wait_s=100)
+    for current in (100, 128):
+        for call in "abc":
+            story.sample(call, current * MIB)
+    for _ in range(30):
+        story.later(100 * MS)
+    killed = [a.call for a in story.log if isinstance(a, act.Kill)]
+    assert killed[0] == "a" and len(killed) >= 2 and killed[1] in "bc"

@@ -221,3 +221,24 @@ def test_one_daemon_a_tree(tmp_path: Path) -> None:
         lock_root(Root())  # type: ignore[arg-type]
     os.close(held)
     os.close(lock_root(Root()))  # type: ignore[arg-type]
+
+
+def test_nobody_is_served_from_what_others_hold(lives: Any) -> None:
+    """Whatever comes first out of the directory: decisions wait for the whole picture."""
+
+    async def story(first: Instance, second: Instance) -> None:
+        for name in ("a", "holder", "z"):
+            record = first.leaf(name, me(), frozen_since_ns=None if name == "holder" else 1)
+            assert record.leaf is not None
+            if name == "holder":
+                record.leaf.write(files.MEMORY_MAX, str(500 * MIB))
+                record.leaf.write(files.MEMORY_HIGH, str(420 * MIB))
+            else:
+                record.leaf.freeze(True)
+            size = 400 * MIB if name == "holder" else 60 * MIB
+            first.root.kernel.spawn(record.leaf.node, "work", size)  # type: ignore[union-attr]
+        await second.recovery.run()
+        frozen = {c.name for c in second.core.calls.values() if c.leaf and c.leaf.frozen()}
+        assert frozen == {"a", "z"}
+
+    lives(story)

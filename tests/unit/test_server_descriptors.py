@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -77,8 +78,22 @@ def test_descriptors_go_with_their_messages(client: RawClient, pidfd: int) -> No
 @pytest.mark.parametrize("count", [2, 3, 253])
 def test_surplus_descriptors_are_refused(client: RawClient, pidfd: int, count: int) -> None:
     assert client.kind("tool.begin", {"key": "k"}, [pidfd] * count) == "bad_descriptor"
-    # Until a worker has closed them the sender may be told to slow down.
-    eventually(lambda: client.kind("host.version") == "ok")
+    assert client.kind("host.version") == "ok"
+    client.sock.close()
+
+
+def test_a_flood_of_other_descriptors_ends_the_sender_alone(
+    client: RawClient, running: RunningServer
+) -> None:
+    with RawClient(running.admin_path) as other:
+        with contextlib.suppress(ConnectionError, EOFError):
+            for _ in range(50):
+                client.send(BEGIN, [0] * 253)
+                assert kind_of(client.read()) in ("bad_descriptor", "too_many")
+        assert other.kind("host.version") == "ok"
+    eventually(lambda: running.stats()["unclosed_descriptors"] == 0)
+    with RawClient(running.agent_path) as again:
+        assert again.kind("session.get") == "ok"
     client.sock.close()
 
 

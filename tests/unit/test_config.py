@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration file: defaults, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentcgroup.daemon.config import Config, load_config
+from agentcgroup.errors import EXIT_BAD_CONFIG, ConfigError
+from agentcgroup.types.sessions import Mode
+
+
+def load(tmp_path: Path, text: str) -> Config:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    return load_config(str(file))
+
+
+def refusal(tmp_path: Path, text: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert caught.value.exit_code == EXIT_BAD_CONFIG
+    assert str(caught.value).isprintable()
+    return caught.value
+
+
+def test_an_empty_file_is_complete(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == Config()
+
+
+def test_without_a_file_all_is_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = tmp_path / "absent.toml"
+    monkeypatch.setattr("agentcgroup.daemon.config.DEFAULT_CONFIG_PATH", str(default))
+    assert load_config() == Config()
+    default.write_text('[daemon]\nmode = "off"\n')
+    assert load_config().daemon.mode is Mode.OFF
+
+
+def test_units_are_read_as_people_write_them(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        '[daemon]\nmode = "observe"\nguardian_timeout_s = "500ms"\n'
+        '[host]\nmemory_reserve = "2GB"\n[call]\nmemory = "64M"\nmax_wait_s = "5m"\n'
+        "[policy]\nstep = 1048576\n",
+    )
+    assert config.daemon.mode is Mode.OBSERVE
+    assert config.daemon.guardian_timeout_s == 0.5
+    assert config.host.memory_reserve == 2 * 10**9
+    assert (config.call.memory, config.call.max_wait_s) == (64 << 20, 300.0)
+    assert config.policy.step == 1 << 20
+    assert config.session == Config().session
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "words"),
+    [
+        ("[daemon]\nmod = 5\n", "daemon.mod", ("no such field", "mode", "log_level")),
+        ("[demon]\n", "demon", ("no such field", "daemon", "outcomes")),
+        ("[call]\nMemory = 5\n", "call.Memory", ("no such field", "memory")),
+        ("daemon = 5\n", "daemon", ("named fields",)),
+        ('[daemon]\nmode = "of"\n', "daemon.mode", ("'enforce', 'observe' or 'off'",)),
+        ("[daemon]\nguardian = 7\n", "daemon.guardian", ("boolean",)),
+        ("[daemon]\nroot = 7\n", "daemon.root", ("must be a valid string",)),
+        ('[daemon]\nlog_level = "loud"\n', "daemon.log_level", ("DEBUG|INFO",)),
+        ('[daemon]\ncpu_layer = "magic"\n', "daemon.cpu_layer", ("auto|files",)),
+        ('[call]\nmemory = "2GBs"\n', "call.memory", ("512M", "2GiB")),
+        ("[call]\nmemory = -1\n", "call.memory", ("between 0 and 8 EiB",)),
+        ("[call]\nmemory = true\n", "call.memory", ("512M",)),
+        ("[call]\nmemory = 1.5\n", "call.memory", ("512M",)),
+        ("[call]\nmax_wait_s = 0\n", "call.max_wait_s", ("above 0",)),
+        ("[call]\nmax_wait_s = nan\n", "call.max_wait_s", ("above 0",)),
+        ("[call]\nmax_wait_s = inf\n", "call.max_wait_s", ("above 0",)),
+        ("[session]\npids_max = 2\n", "session.pids_max", ("greater than or equal to 16",)),
+        ('[session]\npids_max = "x"\n', "session.pids_max", ("must be a valid integer",)),
+        ("[policy]\nthrottle_max_ms = 5\n", "policy.throttle_max_ms", ("equal to 10",)),
+        ("[outcomes]\nkeep = 0\n", "outcomes.keep", ("equal to 1",)),
+        ("[outcomes]\nkeep_hours = -1\n", "outcomes.keep_hours", ("greater than 0",)),
+    ],
+)
+def test_what_is_refused_is_named(
+    tmp_path: Path, text: str, field: str, words: tuple[str, ...]
+) -> None:
+    error = refusal(tmp_path, text)
+    assert error.field == field
+    for word in words:
+        assert word in error.remedy, error
+
+
+@pytest.mark.parametrize(
+    "text", ["[daemon\n", "mode = \n", "[daemon]\nmode = 'off'\nmode = 'off'\n", "[a]\n[a]\n"]
+)
+def test_broken_toml_names_file_and_line(tmp_path: Path, text: str) -> None:
+    error = refusal(tmp_path, text)
+    assert error.field == "config" and "config.toml" in str(error.value)
+    assert "correct the TOML" in error.remedy and "line" in error.remedy
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(str(tmp_path / "none.toml"))
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_config(str(tmp_path))
+    (tmp_path / "latin").write_bytes(b"# \xe4\n")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_config(str(tmp_path / "latin"))
+
+
+def test_hostile_values_are_quoted_and_cut(tmp_path: Path) -> None:
+    error = refusal(tmp_path, '[daemon]\nmode = "' + "x" * 500 + '\\u001b[31m"\n')
+    assert "x" * 60 in str(error) and "x" * 65 not in str(error)
