@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from .. import version
-from ..errors import CgroupGoneError, InvalidValueError, printable
+from ..errors import CgroupGoneError, InvalidValueError
 from ..protocol import messages as m
 from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import Access
@@ -23,11 +23,13 @@ from ..types.outcomes import Outcome, Reason
 from ..types.sessions import SessionSpec
 from ..types.steps import Advice, StepReport
 from .access import is_nested, nested_call
+from .call_reports import ended_info, nested_outcome, unknown_call
 from .calls import Calls
 from .core import Core
 from .outcomes import OutcomeStore
 from .records import CallRecord, SessionRecord
 from .server_request import RequestContext
+from .session_reports import session_budget, session_info
 from .sessions import Sessions
 from .signals import Signals
 from .status import Status
@@ -91,7 +93,7 @@ class Handlers:
         return m.VersionResult(version=version(), protocol=m.PROTOCOL_VERSION)
 
     async def _host_status(self, context: RequestContext, params: m.NoParams) -> BaseModel:
-        sessions = [self._sessions.info(s) for s in self._core.sessions.values()]
+        sessions = [session_info(self._core, s) for s in self._core.sessions.values()]
         return m.AnyResult.model_validate(self._status.report(sessions))
 
     async def _probe(self, context: RequestContext, params: m.NoParams) -> BaseModel:
@@ -108,7 +110,7 @@ class Handlers:
             if fd is not None:
                 os.close(fd)
         self._signals.watch_session(record)
-        return m.SessionResult(session=self._sessions.info(record))
+        return m.SessionResult(session=session_info(self._core, record))
 
     async def _session_adopt(self, context: RequestContext, params: m.SessionAdopt) -> BaseModel:
         fd = context.descriptor
@@ -125,11 +127,11 @@ class Handlers:
         finally:
             os.close(fd)
         self._signals.watch_session(record)
-        return m.SessionResult(session=self._sessions.info(record))
+        return m.SessionResult(session=session_info(self._core, record))
 
     async def _session_detach(self, context: RequestContext, params: m.SessionRef) -> BaseModel:
         record = self._sessions.get(params.session)
-        info = self._sessions.info(record)
+        info = session_info(self._core, record)
         await self._end_calls(record, kill=False)
         for call in list(record.calls.values()):
             self._calls.release(call)
@@ -139,19 +141,19 @@ class Handlers:
         return m.SessionResult(session=info)
 
     async def _session_get(self, context: RequestContext, params: m.SessionRefOrOwn) -> BaseModel:
-        return m.SessionResult(session=self._sessions.info(self._session(context)))
+        return m.SessionResult(session=session_info(self._core, self._session(context)))
 
     async def _session_list(self, context: RequestContext, params: m.NoParams) -> BaseModel:
         records = self._core.sessions.values()
-        return m.SessionList(sessions=[self._sessions.info(record) for record in records])
+        return m.SessionList(sessions=[session_info(self._core, record) for record in records])
 
     async def _session_update(self, context: RequestContext, params: m.SessionUpdate) -> BaseModel:
-        return m.SessionResult(session=self._sessions.info(self._sessions.update(params)))
+        return m.SessionResult(session=session_info(self._core, self._sessions.update(params)))
 
     async def _session_budget(
         self, context: RequestContext, params: m.SessionRefOrOwn
     ) -> BaseModel:
-        return self._sessions.budget(self._session(context))
+        return session_budget(self._core, self._session(context))
 
     async def _session_end(self, context: RequestContext, params: m.SessionRef) -> BaseModel:
         record = self._sessions.get(params.session)
@@ -239,9 +241,9 @@ class Handlers:
             return m.CallResult(call=self._calls.info(record))
         outcome = self._store.get(name)
         if outcome is not None:
-            return m.CallResult(call=_ended(outcome))
+            return m.CallResult(call=ended_info(outcome))
         if record is None:
-            raise self._unknown(name)
+            raise unknown_call(name)
         return m.CallResult(call=self._calls.info(record))
 
     async def _tool_list(self, context: RequestContext, params: m.ToolList) -> BaseModel:
@@ -253,12 +255,12 @@ class Handlers:
         ]
         if params.ended:
             room = max(0, params.limit - len(calls))
-            calls += [_ended(outcome) for outcome in self._store.newest(session, room)]
+            calls += [ended_info(outcome) for outcome in self._store.newest(session, room)]
         return m.CallList(calls=calls[: params.limit])
 
     async def _tool_end(self, context: RequestContext, params: m.ToolEnd) -> BaseModel:
         if is_nested(params.call):
-            return m.OutcomeResult(outcome=_nested_outcome(context, params))
+            return m.OutcomeResult(outcome=nested_outcome(context, params))
         stored = self._store.get(params.call)
         if stored is not None:
             return m.OutcomeResult(outcome=stored)
@@ -278,12 +280,12 @@ class Handlers:
                     remedy="begin it with this key; if it ran already, its session"
                     " was ended or detached meanwhile",
                 )  # fmt: skip
-            return m.CallResult(call=_ended(outcome))
+            return m.CallResult(call=ended_info(outcome))
         if params.exit_code is None and params.signal is None:
             return m.CallResult(call=self._calls.info(record))
         outcome = await self._calls.end(record, params.exit_code, params.signal)
         await self.end_if_idle(record.session)
-        return m.CallResult(call=_ended(outcome))
+        return m.CallResult(call=ended_info(outcome))
 
     # --- steps and events
 
@@ -317,15 +319,8 @@ class Handlers:
     def _call(self, context: RequestContext, name: str) -> CallRecord:
         record = self._core.calls.get(name)
         if record is None:
-            raise self._unknown(name)
+            raise unknown_call(name)
         return record
-
-    def _unknown(self, name: str) -> ProtocolError:
-        return ProtocolError(
-            Kind.NOT_FOUND, f"there is no tool call {printable(name)}", field="call", value=name,
-            remedy="check its name; outcomes are kept for a while only, and not those of calls"
-            " whose session was detached",
-        )  # fmt: skip
 
     def _by_key(self, context: RequestContext, key: str) -> CallRecord | None:
         for session in self._core.sessions.values():
@@ -388,26 +383,3 @@ class Handlers:
         task = asyncio.create_task(end())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _ended(outcome: Outcome) -> m.CallInfo:
-    return m.CallInfo(
-        call=outcome.call,
-        session=outcome.session,
-        state="ended",
-        command=outcome.command,
-        label=outcome.label,
-        waited_ms=outcome.waited_ms,
-        outcome=outcome,
-    )
-
-
-def _nested_outcome(context: RequestContext, params: m.ToolEnd) -> Outcome:
-    well = params.signal is None and params.exit_code == 0
-    return Outcome(
-        call=params.call,
-        session=context.identity.session or "",
-        reason=Reason.COMPLETED if well else Reason.FAILED,
-        exit_code=params.exit_code,
-        signal=params.signal,
-    )

@@ -16,7 +16,7 @@ from ..enforce import files as enforce
 from ..errors import CgroupGoneError, printable
 from ..log import get_logger
 from ..protocol.errors import Kind, ProtocolError
-from ..protocol.messages import BudgetResult, SessionInfo, SessionUpdate
+from ..protocol.messages import SessionUpdate
 from ..types import inputs as i
 from ..types.sessions import Containment, Mode, SessionKind, SessionSpec
 from . import layout
@@ -25,6 +25,7 @@ from .config import SessionDefaults
 from .core import Core
 from .figures import oom_counts
 from .records import SESSION_XATTR, ProcessRef, SessionRecord
+from .session_reports import current_int
 
 __all__ = ["Sessions"]
 
@@ -191,50 +192,6 @@ class Sessions:
             )  # fmt: skip
         return record
 
-    def info(self, record: SessionRecord) -> SessionInfo:
-        state = self._core.state.sessions.get(record.name)
-        calls = list(record.calls.values())
-        return SessionInfo(
-            name=record.name,
-            kind=record.kind.value,
-            priority=record.spec.priority.value,
-            mode=record.mode.value,
-            containment=record.containment,
-            containment_reason=record.containment_reason,
-            cgroup=record.cgroup.path,
-            ephemeral=record.spec.ephemeral,
-            memory_bytes=record.spec.memory,
-            memory_reserve_bytes=record.reserve_bytes,
-            memory_current_bytes=_int(record.cgroup, files.MEMORY_CURRENT),
-            granted_bytes=sum(c.grant_bytes for c in state.calls.values()) if state else 0,
-            cpu=record.spec.cpu,
-            pids_max=record.pids_max,
-            agent_pids=_procs(record.agent)
-            or ([record.bound_agent.pid] if record.bound_agent else []),
-            background_pids=_procs(record.background) if record.background else [],
-            calls=[c.name for c in calls if c.leaf is not None],
-            queued=sum(1 for c in calls if c.leaf is None),
-            created_epoch_s=record.created_epoch_s,
-            labels=record.spec.labels,
-        )
-
-    def budget(self, record: SessionRecord) -> BudgetResult:
-        info = self.info(record)
-        free = None
-        if record.spec.memory is not None:
-            tools_max = record.spec.memory - record.reserve_bytes
-            free = max(0, tools_max - info.granted_bytes)
-        return BudgetResult(
-            session=record.name,
-            memory_bytes=info.memory_bytes,
-            memory_free_bytes=free,
-            granted_bytes=info.granted_bytes,
-            memory_current_bytes=info.memory_current_bytes,
-            cpu=info.cpu,
-            calls=len(info.calls),
-            queued=info.queued,
-        )
-
     # --- parts
 
     def _fresh_name(self) -> str:
@@ -247,7 +204,7 @@ class Sessions:
     def _host_bytes(self) -> int:
         """The root's own memory.max where there is one: policy stays a margin below it."""
         budget = self._core.state.budget_bytes
-        return max(budget, min(_int(self._root, files.MEMORY_MAX) or 0, 2 * budget))
+        return max(budget, min(current_int(self._root, files.MEMORY_MAX) or 0, 2 * budget))
 
     def _write_limits(self, record: SessionRecord) -> None:
         if record.mode is not Mode.ENFORCE:
@@ -389,18 +346,6 @@ class Sessions:
             with contextlib.suppress(CgroupGoneError):
                 found += self._every_cgroup(cgroup.child(name))
         return found
-
-
-def _procs(cgroup: CgroupLike) -> list[int]:
-    try:
-        return cgroup.procs()
-    except OSError:
-        return []
-
-
-def _int(cgroup: CgroupLike, file: str) -> int | None:
-    text = cgroup.try_read(file)
-    return int(text) if text and text.isdigit() else None
 
 
 def _exists(name: str) -> ProtocolError:
