@@ -69,15 +69,13 @@ def measure(
             [str(find_program("agentcgroup-run")), "--hold-fd", "0", "--", nothing]
         ),
         "sdk": sdk_call(daemon, nothing),
+        "leaf_life_c": from_c(program, "life", plain),
+        "mkdir_write_rmdir_c": from_c(program, "bare", plain),
     }
     # Before the daemon has seen a call: what it holds when nothing happened yet.
     rss_before = rss_bytes(daemon)
     times_ms = interleaved(variants, options.calls)
-    leaf = run_c(program, "life", str(plain), str(options.calls))
-    bare = run_c(program, "bare", str(plain), str(options.calls))
     stats = {name: quantiles(values) for name, values in times_ms.items()}
-    stats["leaf_life_c"] = c_quantiles(leaf)
-    stats["mkdir_write_rmdir_c"] = c_quantiles(bare)
     added = stats["shim"]["p50_ms"] - stats["shim_unmanaged"]["p50_ms"]
     return {
         "calls": options.calls,
@@ -102,16 +100,26 @@ def measure(
     }
 
 
-def interleaved(variants: dict[str, Callable[[], None]], calls: int) -> dict[str, list[float]]:
+def interleaved(variants: dict[str, Callable[[], float]], calls: int) -> dict[str, list[float]]:
     """Every variant once a round, so that a drift of the machine hits all of them."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for round_number in range(-5, calls):
         for name, call in variants.items():
-            started = time.perf_counter()
-            call()
+            took_ms = call()
             if round_number >= 0:
-                times[name].append((time.perf_counter() - started) * 1e3)
+                times[name].append(took_ms)
     return times
+
+
+def timed(call: Callable[[], None]) -> Callable[[], float]:
+    """The call's wall time in ms."""
+
+    def measured() -> float:
+        started = time.perf_counter()
+        call()
+        return (time.perf_counter() - started) * 1e3
+
+    return measured
 
 
 def sustained(options: argparse.Namespace, daemon: PrivateDaemon, nothing: str) -> dict[str, Any]:
@@ -157,7 +165,7 @@ def idle(options: argparse.Namespace, daemon: PrivateDaemon, rss_before: int) ->
     }
 
 
-def spawner(argv: list[str], daemon: PrivateDaemon | None = None) -> Callable[[], None]:
+def spawner(argv: list[str], daemon: PrivateDaemon | None = None) -> Callable[[], float]:
     """fork + exec + wait through posix_spawn: little of our own on top."""
     env = dict(os.environ)
     if daemon is not None:
@@ -173,17 +181,17 @@ def spawner(argv: list[str], daemon: PrivateDaemon | None = None) -> Callable[[]
         os.close(reader)
         os.close(writer)
 
-    return call
+    return timed(call)
 
 
-def sdk_call(daemon: PrivateDaemon, command: str) -> Callable[[], None]:
+def sdk_call(daemon: PrivateDaemon, command: str) -> Callable[[], float]:
     client = Client(str(daemon.socket), require=True)
 
     def call() -> None:
         with client.tool_call() as tool:
             tool.run([command])
 
-    return call
+    return timed(call)
 
 
 def compile_leaf_life(scratch: Path) -> Path:
@@ -209,15 +217,15 @@ def plain_cgroup() -> Path:
     return directory
 
 
-def run_c(program: Path, *words: str) -> dict[str, Any]:
-    done = subprocess.run([str(program), *words], check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+def from_c(program: Path, what: str, plain: Path) -> Callable[[], float]:
+    """Median of three lives in ms, as the program timed them: its own start is not in it."""
 
+    def call() -> float:
+        command = [str(program), what, str(plain), "3"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return float(json.loads(done.stdout)["total"]["p50_ns"]) / 1e6
 
-def c_quantiles(found: dict[str, Any]) -> dict[str, float]:
-    total = found["total"] if "total" in found else found["phases"]["total"]
-    return {"p50_ms": total["p50_ns"] / 1e6, "p95_ms": total["p95_ns"] / 1e6}
+    return call
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
