@@ -345,8 +345,10 @@ def test_list_and_why(daemon: PrivateDaemon) -> None:
     for code in (0, 3):
         shim = daemon.shim("sh", "-c", f"exit {code}", session="l", options=["--label", f"c{code}"])
         assert shim.wait() == code
-    running = [daemon.shim("sleep", "600", session="l") for _ in range(2)]
-    names = [daemon.call_of(shim) for shim in running]
+    running, names = [], []
+    for _ in range(2):
+        running.append(daemon.shim("sleep", "600", session="l"))
+        names.append(daemon.call_of(running[-1]))
     listed = daemon.client.calls("l")
     assert [c.call for c in listed[:2]] == names[::-1]  # newest first
     assert [c.label for c in listed[2:]] == ["c3", "c0"]
