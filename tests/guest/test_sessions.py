@@ -24,8 +24,15 @@ MIB = 1 << 20
 HOLD = "x = bytearray({mib} << 20); x[::4096] = b'x' * len(x[::4096]); print(1, flush=True);"
 HOLD += "import time; time.sleep(600)"
 DAEMONIZE = "(setsid sleep 600 >/dev/null 2>&1 & echo $!)"
-# Reads lines, runs each as a shell command, answers with its exit status.
-AGENT = 'while read -r line; do sh -c "$line" >>"$OUT" 2>&1; echo $?; done'
+# Reads lines, runs each as a shell command, answers with its exit status; after & beside it.
+AGENT = """
+while read -r line; do
+  case $line in
+    "&"*) sh -c "exec ${line#&}" >/dev/null 2>&1 & echo 0 ;;
+    *) sh -c "$line" >>"$OUT" 2>&1; echo $? ;;
+  esac
+done
+"""
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +85,8 @@ class Agent:
         return int(self.process.stdout.readline()), self.out.read_text()
 
     def start(self, command: str) -> None:
-        """One that runs on beside it."""
-        assert self.run(f"setsid {command} >/dev/null 2>&1 &")[0] == 0
+        """One that runs on beside it, as its child."""
+        assert self.run(f"&{command}")[0] == 0
 
     def end(self) -> None:
         for stream in (self.process.stdin, self.process.stdout):
@@ -338,8 +345,10 @@ def test_list_and_why(daemon: PrivateDaemon) -> None:
     for code in (0, 3):
         shim = daemon.shim("sh", "-c", f"exit {code}", session="l", options=["--label", f"c{code}"])
         assert shim.wait() == code
-    running = [daemon.shim("sleep", "600", session="l") for _ in range(2)]
-    names = [daemon.call_of(shim) for shim in running]
+    running, names = [], []
+    for _ in range(2):
+        running.append(daemon.shim("sleep", "600", session="l"))
+        names.append(daemon.call_of(running[-1]))
     listed = daemon.client.calls("l")
     assert [c.call for c in listed[:2]] == names[::-1]  # newest first
     assert [c.label for c in listed[2:]] == ["c3", "c0"]
