@@ -29,7 +29,7 @@ check: $(VENV)/ready ## format, lint, types
 guest-test: $(VENV)/ready ## every guest test on KERNEL=newest|oldscx|noscx|lts|all
 	@set -e; for kernel in $(KERNELS); do \
 	  echo "== guest tests on $$kernel"; \
-	  $(GUEST) --kernel $$kernel --timeout 5400 -- $(IN_GUEST) -m 'campaign or not soak' /src/tests/guest /src/tests/contract; \
+	  $(GUEST) --kernel $$kernel --timeout 5400 -- $(IN_GUEST) -m 'not soak and (long or campaign or guest)' /src/tests/guest /src/tests/contract; \
 	  $(GUEST) --kernel $$kernel --systemd --timeout 1800 -- $(IN_GUEST) -m systemd /src/tests/guest; \
 	done
 

@@ -3,7 +3,7 @@
 
 guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip there would
 be a hole that looks like a pass, so it is turned into a failure. systemd: only where it is
-PID 1 (a guest booted with --systemd). data: only with AGENTCGROUP_DATA. campaign, soak:
+PID 1 (a guest booted with --systemd). data: only with AGENTCGROUP_DATA. long, campaign, soak:
 only when asked for with -m.
 """
 
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     asked = config.getoption("markexpr") or ""
-    left_out = {name for name in ("soak", "campaign") if name not in asked}
+    left_out = {name for name in ("soak", "campaign", "long") if name not in asked}
     if not INSIDE:
         left_out.add("guest")
     if not Path("/run/systemd/system").is_dir():

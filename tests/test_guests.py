@@ -18,10 +18,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LOST = 125
 RUNS = [
-    ("newest", [], "not campaign and not soak", 1500),
-    ("noscx", [], "smoke and not campaign and not soak", 900),
-    ("lts", [], "smoke and not campaign and not soak", 900),
-    ("newest", ["--systemd"], "systemd", 900),
+    ("newest", [], "guest", 2400),
+    ("noscx", [], "smoke", 1500),
+    ("lts", [], "smoke", 1500),
+    ("newest", ["--systemd"], "systemd", 1200),
 ]
 
 

@@ -6,6 +6,7 @@ Each story ends with the agent, its session and the daemon alive, and says so.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ class Host:
         self.daemon = daemon
         daemon.start()
         daemon.client.create_session("s", memory="400M")
-        self.agent = daemon_agent(daemon)
+        self.agent = agent_of(daemon)
 
     def run(self, *command: str, **options: Any) -> Shim:
         shim = self.daemon.shim(*command, session="s", **options)
@@ -67,7 +68,7 @@ class Host:
         return shim
 
     def check_all_live_on(self) -> None:
-        assert alive(self.agent)
+        assert alive(self.agent.pid)
         (session,) = self.daemon.client.sessions()
         assert session.name == "s"
         assert session.calls == []
@@ -76,25 +77,29 @@ class Host:
         assert self.daemon.orphans() == []
 
 
-def daemon_agent(daemon: PrivateDaemon) -> int:
+def agent_of(daemon: PrivateDaemon) -> subprocess.Popen[bytes]:
     """A process in the session's agent/, standing for the agent."""
-    import subprocess
-
-    agent = subprocess.Popen(["sleep", "600"])
+    agent = subprocess.Popen(["sleep", "3600"])
     (daemon.root / "s" / "agent" / "cgroup.procs").write_text(str(agent.pid))
-    daemon.agent = agent  # type: ignore[attr-defined]
-    return agent.pid
+    return agent
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Host]:
+    """One daemon for all stories: what each leaves behind would show in the next."""
+    with PrivateDaemon() as daemon:
+        made = Host(daemon)
+        try:
+            yield made
+        finally:
+            made.agent.kill()
+            made.agent.wait()
 
 
 @pytest.fixture
-def host(daemon: PrivateDaemon) -> Iterator[Host]:
-    made = Host(daemon)
-    try:
-        yield made
-        made.check_all_live_on()
-    finally:
-        daemon.agent.kill()  # type: ignore[attr-defined]
-        daemon.agent.wait()  # type: ignore[attr-defined]
+def host(shared: Host) -> Iterator[Host]:
+    yield shared
+    shared.check_all_live_on()
 
 
 def test_memory_hog_is_killed_alone_and_explained(host: Host) -> None:
@@ -229,8 +234,6 @@ def test_a_queued_call_waits_and_then_runs(host: Host) -> None:
 
 def turn_on_swap() -> None:
     """256 MiB of zram, once."""
-    import subprocess
-
     if len(Path("/proc/swaps").read_text().splitlines()) > 1:
         return
     for command in ("modprobe zram", "sh -c 'echo 256M > /sys/block/zram0/disksize'",

@@ -75,7 +75,19 @@ def check_outcome(rig: PrivateDaemon, shim: Shim, label: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("point", [p for p in POINTS if p.startswith("begin.")])
+SHORT = {"begin.placed", "grant.written", "end.stored"}
+
+
+def points(prefix: str) -> list[Any]:
+    """Every crash point of a step; one of each step also in the short set."""
+    return [
+        point if point in SHORT else pytest.param(point, marks=pytest.mark.long)
+        for point in POINTS
+        if point.startswith(prefix)
+    ]
+
+
+@pytest.mark.parametrize("point", points("begin."))
 def test_begin(rig: PrivateDaemon, point: str) -> None:
     go = fifo(rig)
     shim = crash(rig, point, f"echo $$; read _ < {go}; {QUICK}", session="s")
@@ -90,7 +102,7 @@ def test_begin(rig: PrivateDaemon, point: str) -> None:
     assert (left == {found["call"]}) is recorded, "a recorded call keeps its leaf and name"
 
 
-@pytest.mark.parametrize("point", [p for p in POINTS if p.startswith("grant.")])
+@pytest.mark.parametrize("point", points("grant."))
 def test_grant(rig: PrivateDaemon, point: str) -> None:
     """It needs more than its grant while nobody can grant: the guardian raises it."""
     go = fifo(rig)
@@ -110,7 +122,7 @@ def test_grant(rig: PrivateDaemon, point: str) -> None:
     assert found["peak_memory_bytes"] >= GROWN_BYTES
 
 
-@pytest.mark.parametrize("point", [p for p in POINTS if p.startswith("end.")])
+@pytest.mark.parametrize("point", points("end."))
 def test_end(rig: PrivateDaemon, point: str) -> None:
     shim = crash(rig, point, f"sleep 0.3; {QUICK}", session="s")
     left = rig.leaves()
@@ -122,6 +134,7 @@ def test_end(rig: PrivateDaemon, point: str) -> None:
 
 
 @pytest.mark.parametrize("point", ["begin.made", "begin.placed", "end.received", "end.removed"])
+@pytest.mark.long
 def test_session_of_one_call_ends_with_it(rig: PrivateDaemon, point: str) -> None:
     """Without --session an operator's call gets a session of its own."""
     shim = crash(rig, point, QUICK, label=f"alone at {point}")

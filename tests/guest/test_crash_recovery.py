@@ -14,7 +14,7 @@ import pytest
 from harness import PrivateDaemon, alive, enter_cgroup, lasting_state, read_value, until
 from nursery import Nursery
 
-pytestmark = [pytest.mark.guest, pytest.mark.smoke]
+pytestmark = [pytest.mark.guest, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 from harness import PrivateDaemon, Shim, alive, read_value, until
 from nursery import Nursery
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.long]
 
 TIMEOUT_S = 2.0
 # What an emulated, busy CPU may add to the guardian's bound.

@@ -23,7 +23,7 @@ from agentcgroup.trace.load import load_session_trace
 from agentcgroup.trace.model import CallSpan, SessionTrace, split_calls
 from agentcgroup.types.intents import Priority
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.long]
 
 MIB = 1 << 20
 ROOT = Path("/sys/fs/cgroup")
@@ -45,7 +45,6 @@ def _leftovers() -> list[str]:
     return [path.name for path in ROOT.iterdir() if path.name.startswith("agentcgroup-re")]
 
 
-@pytest.mark.smoke
 def test_none_loses_what_alone_keeps() -> None:
     none, alone = sorted(
         compare(_jobs(), [Policy.NONE, Policy.ALONE], 1, OPTIONS), key=lambda r: -len(r.policy)
