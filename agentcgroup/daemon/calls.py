@@ -35,7 +35,7 @@ from .outcomes import OutcomeStore
 from .records import CALL_XATTR, CallRecord, ProcessRef, SessionRecord
 from .target import Target, check_target, confirm_place, place
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "session_ended"]
 
 _log = get_logger(__name__)
 _FIRST_SAMPLE_NS = 50_000_000
@@ -159,6 +159,8 @@ class Calls:
             raise
 
     def _check_room(self, session: SessionRecord) -> None:
+        if session.ending:
+            raise session_ended(session)
         queued = sum(1 for call in session.calls.values() if call.leaf is None)
         for count, limit, what in (
             (queued, self._session_defaults.max_queued, "waiting"),
@@ -225,6 +227,8 @@ class Calls:
     def _make(self, session: SessionRecord, record: CallRecord, target: Target | None) -> None:
         """mkdir, limits, record, place, confirm; undone as a whole when a step fails."""
         try:
+            if session.ending:
+                raise session_ended(session)
             record.leaf = session.tools.create(record.name)
             crash_point("begin.made")
             if session.mode is Mode.ENFORCE:
@@ -372,6 +376,13 @@ class Calls:
 
 def _nothing(record: CallRecord) -> None:
     """No source of memory events is there."""
+
+
+def session_ended(session: SessionRecord) -> ProtocolError:
+    return ProtocolError(
+        Kind.REFUSED, "the session ended", field="session", value=session.name,
+        remedy="begin it in another session",
+    )  # fmt: skip
 
 
 def _not_running(name: str) -> ProtocolError:

@@ -24,7 +24,7 @@ from ..types.sessions import SessionSpec
 from ..types.steps import Advice, StepReport
 from .access import is_nested, nested_call
 from .call_reports import ended_info, nested_outcome, unknown_call
-from .calls import Calls
+from .calls import Calls, session_ended
 from .core import Core
 from .outcomes import OutcomeStore
 from .records import CallRecord, SessionRecord
@@ -335,15 +335,15 @@ class Handlers:
         return self._store.by_key(context.session, key)
 
     async def _end_calls(self, session: SessionRecord, *, kill: bool) -> list[Outcome]:
+        session.ending = True
+        records = list(session.calls.values())
+        # First those that wait: what ends below would make room for them.
+        for record in records:
+            if record.leaf is None and record.admitted is not None and not record.admitted.done():
+                record.admitted.set_exception(session_ended(session))
         outcomes = []
-        for record in list(session.calls.values()):
+        for record in records:
             if record.leaf is None:
-                if record.admitted is not None and not record.admitted.done():
-                    gone = ProtocolError(
-                        Kind.REFUSED, "the session ended", field="session", value=session.name,
-                        remedy="begin it in another session",
-                    )  # fmt: skip
-                    record.admitted.set_exception(gone)
                 continue
             if kill and record.killed is None and record.ending is None:
                 record.killed = Reason.KILLED_BY_POLICY

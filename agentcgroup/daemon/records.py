@@ -93,6 +93,7 @@ class SessionRecord:
     pids_max: int = 4096
     reserve_bytes: int = 0
     background: CgroupLike | None = None
+    ending: bool = False
     oom_counts: tuple[int, int, int] = (0, 0, 0)
     needs_care: bool = True
     calls: dict[str, CallRecord] = field(default_factory=dict)

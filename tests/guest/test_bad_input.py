@@ -255,8 +255,8 @@ def test_roots_that_cannot_be(place: Place, scratch_cgroup: Path) -> None:
     busy.mkdir()
     sleeper = subprocess.Popen(["sleep", "600"])
     (busy / "cgroup.procs").write_text(str(sleeper.pid))
-    threaded = scratch_cgroup / "threaded"
-    threaded.mkdir()
+    threaded = scratch_cgroup / "plain" / "threaded"
+    threaded.mkdir(parents=True)
     (threaded / "cgroup.type").write_text("threaded")
     bare = scratch_cgroup / "bare"
     bare.mkdir()

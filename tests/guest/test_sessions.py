@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from forked import CGROUPFS, agentcgroup, contents
-from harness import PrivateDaemon, alive, enter_cgroup, read_value, until
+from harness import PrivateDaemon, alive, read_value, until
 
 from agentcgroup.errors import InvalidValueError, RemoteError
 
@@ -62,8 +62,9 @@ class Agent:
             ["sh", "-c", AGENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "OUT": str(out), "AGENTCGROUP_SOCKET": str(daemon.socket)},
             user=1000, group=1000, extra_groups=[],
-            preexec_fn=None if cgroup is None else lambda: enter_cgroup(cgroup),  # noqa: PLW1509
         )  # fmt: skip
+        if cgroup is not None:
+            (cgroup / "cgroup.procs").write_text(str(self.pid))
 
     @property
     def pid(self) -> int:
@@ -347,7 +348,7 @@ def test_list_and_why(daemon: PrivateDaemon) -> None:
         assert shim.wait() == code
     running, names = [], []
     for _ in range(2):
-        running.append(daemon.shim("sleep", "600", session="l"))
+        running.append(daemon.shim("sleep", "600", session="l", options=["--memory", "32M"]))
         names.append(daemon.call_of(running[-1]))
     listed = daemon.client.calls("l")
     assert [c.call for c in listed[:2]] == names[::-1]  # newest first
