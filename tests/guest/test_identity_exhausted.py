@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -45,6 +47,9 @@ def test_the_agent_lives_on(world: World, who: str) -> None:
     agent = world.puppet(who, "agent")
     tools = world.daemon.root / "A" / "tools"
     pids_max = int(read_value(tools, "pids.max"))
+    # Nothing else of A holds a grant that would keep the two below waiting.
+    os.kill(world.processes["A"], signal.SIGKILL)
+    until(lambda: not world.daemon.client.session("A").calls, "A has no other call")
     world.daemon.shim(
         sys.executable, "-c", EXHAUST, session="A",
         options=["--memory", "104M", "--pids-max", str(4 * pids_max)],
@@ -60,7 +65,7 @@ def test_the_agent_lives_on(world: World, who: str) -> None:
     )
     high = int(read_value(tools, "memory.high"))
     until(
-        lambda: int(read_value(tools, "memory.current")) > high // 2,
+        lambda: int(read_value(tools, "memory.current")) > high // 3,
         "memory is used",
         world.daemon.log_text,
     )
