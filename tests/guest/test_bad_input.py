@@ -139,7 +139,6 @@ def test_what_can_never_fit_is_75(daemon: PrivateDaemon, tmp_path: Path) -> None
 # --- sessions
 
 
-@pytest.mark.smoke
 def test_session_names(daemon: PrivateDaemon) -> None:
     with unchanged():
         for name in ("a/b", "../x", LONG, "", ".", "tools", "a\nb", "-x"):

@@ -134,7 +134,6 @@ def tree(daemon: PrivateDaemon, *parts: str) -> str:
 # --- both kinds
 
 
-@pytest.mark.smoke
 def test_outside_agent_is_bound_by_pidfd(daemon: PrivateDaemon, place: Path) -> None:
     """It stays where it is; its children's calls are its session's, another's are not."""
     with agent(daemon, place) as mine:
@@ -185,7 +184,6 @@ def test_an_agent_that_is_taken_is_refused(daemon: PrivateDaemon, place: Path) -
         daemon.client.end_session("one")
 
 
-@pytest.mark.smoke
 def test_ephemeral_sessions_end_with_their_agent(daemon: PrivateDaemon, place: Path) -> None:
     for kind in ("inside", "outside"):
         with agent(daemon, place) as mine:
@@ -252,7 +250,6 @@ def test_update_beyond_the_host_changes_nothing(daemon: PrivateDaemon) -> None:
 # --- attach and detach
 
 
-@pytest.mark.smoke
 def test_detach_gives_processes_back(daemon: PrivateDaemon, place: Path) -> None:
     origin = CGROUPFS / "origin"
     origin.mkdir(exist_ok=True)
