@@ -12,6 +12,7 @@ grows beyond its share.
 
 from __future__ import annotations
 
+from ..units import MIB
 from .limits import tools_budget_bytes
 from .state import CallState, PolicyState, SessionState
 
@@ -21,8 +22,11 @@ __all__ = [
     "host_free_bytes",
     "may_exceed_share",
     "session_free_bytes",
+    "slack_bytes",
     "unused_bytes",
 ]
+
+_LEAST_SLACK_BYTES = 4 * MIB
 
 
 def host_free_bytes(state: PolicyState) -> int:
@@ -59,11 +63,19 @@ def may_exceed_share(state: PolicyState, session: SessionState) -> bool:
     )
 
 
-def unused_bytes(call: CallState, slack_bytes: int) -> int:
+def slack_bytes(state: PolicyState, call: CallState) -> int:
+    """Room above what a call uses that is left to it: half as much again, within bounds."""
+    return max(_LEAST_SLACK_BYTES, min(2 * state.config.step_bytes, call.current_bytes // 2))
+
+
+def unused_bytes(state: PolicyState, call: CallState, *, keep_declared: bool) -> int:
     """What can be taken from a grant without reclaiming a page in use."""
     if not call.runs:
         return 0
-    return max(0, call.grant_bytes - call.current_bytes - slack_bytes)
+    kept = call.current_bytes + slack_bytes(state, call)
+    if keep_declared:
+        kept = max(kept, call.intent.memory or 0)
+    return max(0, call.grant_bytes - kept)
 
 
 def _kept_for_higher_bytes(state: PolicyState, session: SessionState) -> int:

@@ -8,6 +8,7 @@ from ..types.inputs import CallBegin
 from ..types.sessions import Mode
 from ..units import NS_PER_S, format_bytes
 from .accounting import free_for
+from .grants import take_unused
 from .limits import cap_bytes, first_grant_bytes, limits_for, tools_budget_bytes
 from .state import CallPhase, CallState, PolicyState, SessionState
 
@@ -77,6 +78,9 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
         declared = call.intent.memory is not None
         least = want if declared else min(want, state.config.min_grant_bytes)
         free = free_for(state, session)
+        if free < least:
+            take_unused(state, call, least - free, out)
+            free = free_for(state, session)
         if free < least:
             return False
         grant = min(want, free)

@@ -20,6 +20,7 @@ from .accounting import (
     host_free_bytes,
     may_exceed_share,
     session_free_bytes,
+    slack_bytes,
     unused_bytes,
 )
 from .state import CallPhase, CallState, PolicyState, SessionState
@@ -33,6 +34,7 @@ __all__ = [
     "raise_if_near",
     "serve_blocked",
     "shrink_unused",
+    "take_unused",
 ]
 
 
@@ -41,10 +43,11 @@ def step_bytes(state: PolicyState, call: CallState) -> int:
 
 
 def raise_if_near(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:
-    """Grant more when less than half a step is left below the line."""
+    """Grant more when half a step (of a small grant: a quarter) or less is left to the line."""
     if not call.runs or call.grant_bytes >= call.cap_bytes:
         return
-    if call.grant_bytes - call.current_bytes > state.config.step_bytes // 2:
+    margin = min(state.config.step_bytes // 2, call.grant_bytes // 4)
+    if call.grant_bytes - call.current_bytes > margin:
         return
     if not _grant_more(state, call, Code.GROWING, out):
         block(state, call, now_ns, out)
@@ -115,10 +118,9 @@ def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
 
 
 def shrink_unused(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:
-    """Take back a grant that has been unused for a while; two steps stay as slack."""
-    declared = min(call.intent.memory or 0, call.cap_bytes)
-    floor = max(declared, state.config.default_grant_bytes, call.current_bytes)
-    target = min(call.cap_bytes, floor + 2 * step_bytes(state, call))
+    """Take back a grant that has been unused for a while, down to what was declared."""
+    first = call.intent.memory or state.config.default_grant_bytes
+    target = min(call.cap_bytes, max(first, call.current_bytes + slack_bytes(state, call)))
     if not call.runs or call.grant_bytes <= target:
         call.unused_since_ns = None
     elif call.unused_since_ns is None:
@@ -148,7 +150,7 @@ def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Actio
     extra = want - call.held_bytes
     free = _free_within_rules(state, session, extra)
     if free < extra:
-        _take_unused(state, call, extra - free, out)
+        take_unused(state, call, extra - free, out)
         free = _free_within_rules(state, session, extra)
     grant = min(want, call.held_bytes + max(0, free))
     if grant < least:
@@ -166,12 +168,12 @@ def _free_within_rules(state: PolicyState, session: SessionState, extra: int) ->
     return free
 
 
-def _take_unused(state: PolicyState, taker: CallState, need_bytes: int, out: list[Action]) -> None:
-    """Unused parts of other grants: lowest priority first, and never from a higher one."""
+def take_unused(state: PolicyState, taker: CallState, need_bytes: int, out: list[Action]) -> None:
+    """Unused parts of other grants: lowest priority first, never from a higher one, and from
+    an equal one only what it did not declare."""
     rank = _rank(state, taker)
     session = state.sessions[taker.session]
     tight_session = session_free_bytes(state, session) <= host_free_bytes(state)
-    slack = state.config.step_bytes
     others = [
         c
         for c in state.calls.values()
@@ -179,8 +181,12 @@ def _take_unused(state: PolicyState, taker: CallState, need_bytes: int, out: lis
         and _rank(state, c) >= rank
         and (not tight_session or c.session == taker.session)
     ]
-    for call in sorted(others, key=lambda c: (-_rank(state, c), -unused_bytes(c, slack), c.name)):
-        take = min(need_bytes, unused_bytes(call, slack))
+
+    def unused(call: CallState) -> int:
+        return unused_bytes(state, call, keep_declared=_rank(state, call) == rank)
+
+    for call in sorted(others, key=lambda c: (-_rank(state, c), -unused(c), c.name)):
+        take = min(need_bytes, unused(call))
         if take <= 0:
             continue
         text = f"its unused part went to {taker.name}"

@@ -104,6 +104,7 @@ def test_the_queue_is_by_priority_then_age() -> None:
     for name, priority in (("low", Priority.LOW), ("high", Priority.HIGH)):
         story.session(name, priority)
     story.begin("low", "c1", memory="900M")
+    story.sample("c1", 800 * MIB)
     story.begin("low", "c2", memory="900M")
     story.begin("high", "c3", memory="900M")
     assert [p.call for p in of(act.Place, story.end("c1"))] == ["c3"]
@@ -346,3 +347,29 @@ def test_an_observed_victim_does_not_stand_for_a_real_one() -> None:
         story.later(100 * MS)
     killed = [a.call for a in story.log if isinstance(a, act.Kill)]
     assert killed[0] == "a" and len(killed) >= 2 and killed[1] in "bc"
+
+
+def test_a_small_declared_grant_is_not_raised_for_nothing() -> None:
+    story = Story(200 * MIB)
+    story.session("a")
+    story.begin("a", "idle", memory="16M")
+    assert story.sample("idle", 250 << 10) == []
+    assert isinstance(story.begin("a", "next", memory="150M")[0], act.Place)
+
+
+def test_what_an_equal_did_not_declare_is_lent_to_who_begins() -> None:
+    story = Story(256 * MIB)
+    story.session("a")
+    story.begin("a", "idle")
+    story.sample("idle", 2 * MIB)
+    actions = story.begin("a", "next", memory="200M")
+    assert [type(a) for a in actions] == [act.SetGrant, act.Place]
+
+
+def test_a_lower_ones_unused_grant_is_taken_for_a_higher_begin() -> None:
+    story = Story(GIB)
+    story.session("low", Priority.LOW)
+    story.session("high", Priority.HIGH)
+    story.begin("low", "l", memory="900M")
+    story.sample("l", 100 * MIB)
+    assert of(act.Place, story.begin("high", "h", memory="600M"))
