@@ -8,6 +8,8 @@ markup, control characters or colour of their own.
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -19,6 +21,7 @@ from ..units import format_bytes
 __all__ = ["JsonOption", "figure", "plain", "print_figures", "print_json", "print_table"]
 
 _NEVER_FOLDED = 20
+_PIPE_WIDTH = 160
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")]
 
@@ -45,7 +48,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         )
     for row in shown:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    # Without a terminal nobody wraps: files and pipes get whole columns.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    Console(width=width).print(table)
 
 
 def print_figures(figures: Mapping[str, Any]) -> None:
