@@ -157,8 +157,18 @@ def test_fork_bomb_is_held_at_its_limit(host: Host) -> None:
     assert "64 processes" in outcome["message"]
 
 
+@pytest.fixture
+def swap() -> Iterator[None]:
+    """256 MiB of swap on compressed memory."""
+    subprocess.run(["guest-swap", "256M"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["guest-swap", "off"], check=True)
+
+
+@pytest.mark.usefixtures("swap")
 def test_no_swap_unless_declared(host: Host) -> None:
-    turn_on_swap()
     options = ["--memory", "48M", "--memory-max", "48M"]
     hog = "x = bytearray(b'z' * (90 << 20)); print('done')"
     shim = host.run(sys.executable, "-c", hog, options=options)
@@ -230,12 +240,3 @@ def test_a_queued_call_waits_and_then_runs(host: Host) -> None:
     assert second.wait() == 0
     assert second.outcome["waited_ms"] > 500
     assert first.wait() == 0
-
-
-def turn_on_swap() -> None:
-    """256 MiB of zram, once."""
-    if len(Path("/proc/swaps").read_text().splitlines()) > 1:
-        return
-    for command in ("modprobe zram", "sh -c 'echo 256M > /sys/block/zram0/disksize'",
-                    "mkswap -q /dev/zram0", "swapon /dev/zram0"):  # fmt: skip
-        subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL)
