@@ -46,10 +46,10 @@ AUTHORS = Scenario(
     "10",
 )
 OWN = Scenario(
-    "the repository's own traces: a test suite (high), a numpy job and a C build (low)",
+    "the repository's own traces: a test suite (high), 2 x a numpy job (low)",
     ROOT / "traces",
-    ("pytest.jsonl.gz", "numpy.jsonl.gz", "c-build.jsonl.gz"),
-    "1150M",
+    ("pytest.jsonl.gz", "numpy.jsonl.gz", "numpy.jsonl.gz"),
+    "1050M",
     "50M",
     "20",
 )

@@ -40,7 +40,7 @@ class PolicyConfig:
     term_grace_ns: int = 5 * NS_PER_S
     default_pids_max: int = 512
     default_max_wait_s: float = 300.0
-    share_weights: tuple[int, int, int] = (4, 3, 2)
+    share_weights: tuple[int, int, int] = (4, 2, 1)
 
 
 class CallPhase(StrEnum):
