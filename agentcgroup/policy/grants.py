@@ -121,7 +121,8 @@ def shrink_unused(state: PolicyState, call: CallState, now_ns: int, out: list[Ac
     """Take back a grant that has been unused for a while, down to what was declared."""
     first = call.intent.memory or state.config.default_grant_bytes
     target = min(call.cap_bytes, max(first, call.current_bytes + slack_bytes(state, call)))
-    if not call.runs or call.grant_bytes <= target:
+    # Less than a quarter of a step is not worth a write that may reclaim.
+    if not call.runs or call.grant_bytes <= target + state.config.step_bytes // 4:
         call.unused_since_ns = None
     elif call.unused_since_ns is None:
         call.unused_since_ns = now_ns
