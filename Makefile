@@ -36,7 +36,7 @@ guest-test: $(VENV)/ready ## every guest test on KERNEL=newest|oldscx|noscx|lts|
 bench: $(VENV)/ready ## the benchmarks, in the guest; results in out/bench/
 	$(PY) tests/bench/run.py --kernel $(KERNEL)
 
-soak: $(VENV)/ready ## 10,000 tool calls and a fork-and-memory storm, in the guest
+soak: $(VENV)/ready ## 10,000 tool calls that leave page cache, in the guest
 	$(GUEST) --kernel $(KERNEL) --timeout 7200 -- $(IN_GUEST) -m soak /src/tests/guest
 
 bpf: ## compile the BPF objects into agentcgroup/_built/

@@ -143,7 +143,6 @@ class CallRecord:
     killed: Reason | None = None
     because: Because | None = None
     biggest: BiggestProcess | None = None
-    oom_seen: bool = False
     child_exit: tuple[int | None, int | None] | None = None
     high_since_raise: bool = False
     last_current_bytes: int = 0

@@ -28,7 +28,6 @@ __all__ = ["Signals"]
 
 _log = get_logger(__name__)
 _LINE_KINDS = frozenset({MemoryKind.HIGH, MemoryKind.MAX, MemoryKind.RECLAIM})
-_OOM_KINDS = frozenset({MemoryKind.OOM, MemoryKind.OOM_KILL, MemoryKind.CHARGE_FAILED})
 _WANTED = frozenset({"exec", "exit", "oom", "memory"})
 # Exec is heard for the victim's command line only; exits can wait until somebody asks.
 _MUTED = frozenset({"exec"})
@@ -152,14 +151,11 @@ class Signals:
             return
         if event.kind in _LINE_KINDS:
             self._at_line(record, event.t_ns, event.usage_bytes)
-        elif event.kind in _OOM_KINDS:
-            record.oom_seen = True
 
     def _on_oom(self, event: OomEvent) -> None:
         record = self._core.by_cgroup.get(event.victim_cgroup_id)
         if record is None:
             return
-        record.oom_seen = True
         known = record.biggest.rss_bytes if record.biggest and record.biggest.rss_bytes else 0
         if (event.victim_rss_bytes or 0) >= known:
             record.biggest = BiggestProcess(
