@@ -32,25 +32,20 @@ __all__ = [
 _PF_KTHREAD = 0x00200000
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # Field numbers of proc(5) `stat`, counted from the state, which follows the name.
+_STAT_PPID = 4 - 3
 _STAT_FLAGS = 9 - 3
 _STAT_START_TIME = 22 - 3
 _COMMAND_LENGTH = 64
+_CHUNK = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """`ns_pids` runs from the reader's pid namespace to the process's own."""
+    """`uid` is the real one; `start_ticks` are clock ticks after boot."""
 
     pid: int
-    tgid: int
     ppid: int
     uid: int
-    euid: int
-    gid: int
-    egid: int
-    ns_pids: tuple[int, ...]
-    name: str
-    state: str
     is_kthread: bool
     start_ticks: int
 
@@ -78,25 +73,15 @@ def status(pid: int) -> ProcessStatus | None:
     fields = _stat_fields(pid)
     if not text or not fields:
         return None
-    values = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
     try:
-        uids = [int(word) for word in values["Uid"].split()]
-        gids = [int(word) for word in values["Gid"].split()]
         return ProcessStatus(
-            pid=int(values["Pid"]),
-            tgid=int(values["Tgid"]),
-            ppid=int(values["PPid"]),
-            uid=uids[0],
-            euid=uids[1],
-            gid=gids[0],
-            egid=gids[1],
-            ns_pids=tuple(int(word) for word in values.get("NSpid", values["Pid"]).split()),
-            name=values["Name"],
-            state=values["State"][:1],
+            pid=pid,
+            ppid=int(fields[_STAT_PPID]),
+            uid=_real_uid(text),
             is_kthread=bool(int(fields[_STAT_FLAGS]) & _PF_KTHREAD),
             start_ticks=int(fields[_STAT_START_TIME]),
         )
-    except (KeyError, ValueError, IndexError):
+    except ValueError:
         return None
 
 
@@ -131,7 +116,7 @@ def children(pid: int) -> list[int]:
     except OSError:
         return found
     for tid in threads:
-        text = _read(f"/proc/{pid}/task/{tid}/children")
+        text = _read(f"/proc/{pid}/task/{tid}/children", one_record=False)
         found.extend(int(word) for word in (text or "").split())
     return sorted(found)
 
@@ -165,7 +150,7 @@ def cgroup2_mount_point() -> str | None:
 
 def lines(path: str) -> list[str]:
     """Lines of a file below /proc; none if it is not there."""
-    return (_read(path) or "").splitlines()
+    return (_read(path, one_record=False) or "").splitlines()
 
 
 def _unescape(path: str) -> str:
@@ -175,6 +160,12 @@ def _unescape(path: str) -> str:
     return path
 
 
+def _real_uid(status_text: str) -> int:
+    """The first number of its line. ValueError if there is none."""
+    start = status_text.index("\nUid:\t") + len("\nUid:\t")
+    return int(status_text[start : status_text.index("\t", start)])
+
+
 def _stat_fields(pid: int) -> list[str] | None:
     text = _read(f"/proc/{pid}/stat")
     # The name may hold blanks and parentheses: the last one ends it.
@@ -182,14 +173,16 @@ def _stat_fields(pid: int) -> list[str] | None:
     return fields if len(fields) > _STAT_START_TIME else None
 
 
-def _read(path: str) -> str | None:
+def _read(path: str, *, one_record: bool = True) -> str | None:
+    """A file of one record comes whole with the first read (kernel fs/seq_file.c)."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        data = bytearray()
-        while chunk := os.read(fd, 65536):
+        data = chunk = os.read(fd, _CHUNK)
+        while chunk and not one_record:
+            chunk = os.read(fd, _CHUNK)
             data += chunk
         return data.decode(errors="replace")
     except OSError:

@@ -91,11 +91,12 @@ class Calls:
         finally:
             if target is not None:
                 target.close()
-        self._core.decisions.record(
-            self._core.clock.now_ns(), "call_begin", session.name, record.name,
-            {"intent": intent.model_dump(mode="json", exclude_none=True),
-             "limits": record.limits.as_dict(), "waited_ms": round(record.waited_ms, 3)},
-        )  # fmt: skip
+        if self._core.decisions.wanted:
+            self._core.decisions.record(
+                self._core.clock.now_ns(), "call_begin", session.name, record.name,
+                {"intent": intent.model_dump(mode="json", exclude_none=True),
+                 "limits": record.limits.as_dict(), "waited_ms": round(record.waited_ms, 3)},
+            )  # fmt: skip
         return self._answer(session, record, source)
 
     def _known(self, session: SessionRecord, key: str) -> CallRecord | None:
@@ -188,17 +189,23 @@ class Calls:
         identity: Identity,
         target: Target | None,
     ) -> CallRecord:
+        owner = ProcessRef.of_pidfd(identity.pidfd, identity.pid)
+        if owner is None:
+            raise ProtocolError(
+                Kind.NO_IDENTITY, "the calling process has ended", field="connection",
+                value=identity.pid, remedy="keep it alive until the answer",
+            )  # fmt: skip
         name = f"c{secrets.token_hex(4)}"
         record = CallRecord(
             name=name,
             session=session.name,
             key=key,
             intent=intent,
-            owner=ProcessRef(identity.pid, identity.start_time),
+            owner=owner,
             child=target.ref if target else None,
             begun_ns=self._core.clock.now_ns(),
             began_epoch_s=time.time(),
-            owner_pidfd=os.dup(identity.pidfd) if identity.pidfd >= 0 else -1,
+            owner_pidfd=os.dup(identity.pidfd),
         )
         session.calls[name] = self._core.calls[name] = record
         session.keys[key] = name

@@ -34,7 +34,7 @@ __all__ = ["Connection"]
 _log = get_logger(__name__)
 _EXPECTED = (ProtocolError, InvalidValueError, NotPermittedError)
 _ANSWERED = {"tool.begin": "begin.answered", "tool.end": "end.answered"}
-_Task = asyncio.Task[dict[str, Any]]
+_Task = asyncio.Task[str]
 
 
 class Connection:
@@ -194,13 +194,8 @@ class Connection:
         elif (error := task.exception()) is not None:
             self._answer_error(request_id, error)
         elif self.alive and request_id is not None:
-            try:
-                line = codec.result(request_id, task.result())
-            except (TypeError, ValueError, RecursionError) as problem:
-                self._answer_error(request_id, problem)
-            else:
-                self._output.send(line)
-                crash_point(_ANSWERED.get(method, ""))
+            self._output.send(codec.result(request_id, task.result()))
+            crash_point(_ANSWERED.get(method, ""))
         self._release_peer()
 
     def _answer_error(self, request_id: int | str | None, error: BaseException) -> None:

@@ -17,9 +17,6 @@ import struct
 import termios
 import threading
 from collections import Counter
-from pathlib import Path
-
-from ..cgroupfs.pidfd import is_pidfd
 
 __all__ = ["ForeignCloser", "received_pidfd"]
 
@@ -28,13 +25,10 @@ _MAX_THREADS = 4
 
 
 def received_pidfd(fd: int) -> bool:
-    """The link's text first: reading fdinfo of an epoll file may wait for a FUSE server."""
-    return _linked_as_pidfd(fd) and is_pidfd(fd)
-
-
-def _linked_as_pidfd(fd: int) -> bool:
+    """By the link's text, which the kernel makes up and no file name can look like. The file
+    itself is not asked: reading fdinfo of an epoll file may wait for a FUSE server."""
     try:
-        text = str(Path(f"/proc/self/fd/{fd}").readlink())
+        text = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115  (once per tool call)
     except OSError:
         return False
     return text.startswith(("anon_inode:[pidfd]", "pidfd:["))
@@ -57,7 +51,7 @@ class ForeignCloser:
             return self._pending.total()
 
     def close_received(self, fd: int, owner: str) -> None:
-        if _linked_as_pidfd(fd):
+        if received_pidfd(fd):
             os.close(fd)
         else:
             self._close_aside(fd, owner)

@@ -24,7 +24,9 @@ __all__ = ["Incoming", "Input"]
 # thread, which a lingering socket among them could hold up.
 _MAX_DESCRIPTORS = 253
 _CONTROL_BYTES = socket.CMSG_SPACE(_MAX_DESCRIPTORS * array.array("i").itemsize)
-_FLAGS = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+# Plain numbers: every operation on socket's own flags is a walk through enum.py.
+_FLAGS = int(socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+_TRUNCATED = int(socket.MSG_CTRUNC)
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ class Input:
         if shared.closer.pending(owner) > shared.limits.unclosed_descriptors:
             raise _too_many("descriptors of yours that could not be closed yet", owner)
         size, ancillary, flags, _ = sock.recvmsg_into([shared.scratch], _CONTROL_BYTES, _FLAGS)
-        came = self._came(ancillary, flags) if ancillary or flags & socket.MSG_CTRUNC else None
+        came = self._came(ancillary, flags) if ancillary or flags & _TRUNCATED else None
         held_bytes = len(self._buffer)
         try:
             if not size:
@@ -92,12 +94,12 @@ class Input:
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 found.frombytes(data[: len(data) - len(data) % found.itemsize])
-        if len(found) == 1 and not flags & socket.MSG_CTRUNC and received_pidfd(found[0]):
+        if len(found) == 1 and not flags & _TRUNCATED and received_pidfd(found[0]):
             return Incoming(descriptor=found[0])
         for fd in found:
             self._shared.closer.close_received(fd, self._account.name)
         self._shared.counters.bad_descriptors += 1
-        surplus = len(found) != 1 or flags & socket.MSG_CTRUNC
+        surplus = len(found) != 1 or flags & _TRUNCATED
         return Incoming(refused=_bad_descriptor("more than one" if surplus else "not a pidfd"))
 
     def _attach(self, came: Incoming, messages: list[Incoming], held_bytes: int) -> None:

@@ -15,8 +15,10 @@ from ..protocol import codec
 from .server_limits import Account
 from .server_shared import Shared
 
-__all__ = ["Output"]
+__all__ = ["SEND_FLAGS", "Output"]
 
+# Clients' sockets are never put into non-blocking mode: each operation says it itself.
+SEND_FLAGS = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 _clock = MonotonicClock()
 
 
@@ -87,7 +89,7 @@ class Output:
     def _send_now(self, line: bytes) -> bytes:
         """What the socket did not take."""
         try:
-            sent = self._sock.send(line, socket.MSG_NOSIGNAL)
+            sent = self._sock.send(line, SEND_FLAGS)
         except (BlockingIOError, InterruptedError):
             return line
         except OSError:
@@ -97,7 +99,7 @@ class Output:
 
     def _writable(self) -> None:
         try:
-            sent = self._sock.send(self._buffer, socket.MSG_NOSIGNAL)
+            sent = self._sock.send(self._buffer, SEND_FLAGS)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

@@ -92,8 +92,9 @@ class Core:
             os.close(record.owner_pidfd)
             record.owner_pidfd = -1
         now = self.clock.now_ns()
-        body = outcome.model_dump(mode="json", exclude={"call", "session"})
-        self.decisions.record(now, "call_end", record.session, record.name, body)
+        if self.decisions.wanted:
+            body = outcome.model_dump(mode="json", exclude={"call", "session"})
+            self.decisions.record(now, "call_end", record.session, record.name, body)
         self.record_session_sample(record.session, now)
         self.feed(i.CallEnd(now, record.name))
 
@@ -108,18 +109,20 @@ class Core:
             self.decisions.record(t_ns, "sample", name, None, body)
 
     def schedule(self) -> None:
-        """Arm the timer for the earliest of policy's deadline and the sampler's."""
+        """Arm the timer for the earliest of policy's deadline and the sampler's.
+
+        One that is armed too early stays: it looks again when it fires, which is cheaper
+        than a new timer for every call that begins and ends.
+        """
         due = [t for t in (next_deadline_ns(self.state), self._sample_due()) if t is not None]
         when = min(due, default=None)
-        if when == self._timer_ns and self._timer is not None:
+        if when is None or (self._timer_ns is not None and self._timer_ns <= when):
             return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
         self._timer_ns = when
-        if when is not None:
-            delay_s = max(0.0, (when - self.clock.now_ns()) / 1e9)
-            self._timer = self._loop.call_later(delay_s, self._fire)
+        delay_s = max(0.0, (when - self.clock.now_ns()) / 1e9)
+        self._timer = self._loop.call_later(delay_s, self._fire)
 
     def close(self) -> None:
         if self._timer is not None:

@@ -22,7 +22,7 @@ from ..units import MIB
 from . import layout
 from .core import Core
 from .crashpoints import crash_point
-from .figures import with_figures
+from .figures import figures
 from .outcomes import OutcomeStore
 from .records import CallRecord, SessionRecord
 
@@ -52,11 +52,11 @@ class Ender:
             outcome: Outcome = await asyncio.shield(record.ending)
             return outcome
         record.ending = asyncio.get_running_loop().create_future()
-        record.ending.add_done_callback(lambda done: done.exception())
         try:
             outcome = await self._end(record, exit_code, signal, lost=lost)
         except BaseException as error:
             record.ending.set_exception(error)
+            record.ending.exception()  # heard of here, should nobody else have asked
             raise
         record.ending.set_result(outcome)
         return outcome
@@ -129,7 +129,8 @@ class Ender:
         lost: bool,
     ) -> EndFacts:
         now = self._core.clock.now_ns()
-        facts = EndFacts(
+        leaf = record.leaf
+        return EndFacts(
             call=record.name,
             session=record.session,
             intent=record.intent,
@@ -146,11 +147,8 @@ class Ender:
             pids_max=record.limits.pids_max,
             tools_bytes=self._tools_bytes(session),
             ended_epoch_s=time.time(),
+            **(figures(record, session, leaf, self._root) if leaf is not None else {}),
         )
-        leaf = record.leaf
-        if leaf is None:
-            return facts
-        return with_figures(facts, record, session, leaf, self._root)
 
     async def _remove(self, record: CallRecord) -> None:
         leaf, record.leaf = record.leaf, None

@@ -8,16 +8,15 @@ Documentation/admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 from ..cgroupfs import files, parse
 from ..cgroupfs.api import CgroupLike
 from ..enforce.files import oom_count, oom_level
-from ..policy.feedback import EndFacts
 from ..types.outcomes import Level
 from .records import CallRecord, SessionRecord
 
-__all__ = ["oom_counts", "with_figures"]
+__all__ = ["figures", "oom_counts"]
 
 
 def oom_counts(session: SessionRecord, root: CgroupLike) -> tuple[int, int, int]:
@@ -25,37 +24,35 @@ def oom_counts(session: SessionRecord, root: CgroupLike) -> tuple[int, int, int]
     return oom_count(session.tools), oom_count(session.cgroup), oom_count(root)
 
 
-def with_figures(
-    facts: EndFacts, record: CallRecord, session: SessionRecord, leaf: CgroupLike, root: CgroupLike
-) -> EndFacts:
-    facts = replace(
-        facts,
-        peak_memory_bytes=_integer(leaf, files.MEMORY_PEAK) or record.last_current_bytes or None,
-        memory_limit_bytes=record.limits.memory_max_bytes,
-        cpu_s=_cpu_s(leaf),
-        throttled_ms=_stalled_ms(leaf),
-        pids_peak=_integer(leaf, files.PIDS_PEAK),
-        io_bytes=_io_bytes(leaf),
-    )
-    if facts.pids_peak is None or facts.pids_peak >= record.limits.pids_max:
+def figures(
+    record: CallRecord, session: SessionRecord, leaf: CgroupLike, root: CgroupLike
+) -> dict[str, Any]:
+    """Fields of EndFacts."""
+    pids_peak, hits = _integer(leaf, files.PIDS_PEAK), 0
+    if pids_peak is None or pids_peak >= record.limits.pids_max:
         hits = parse.flat_keyed(leaf.try_read(files.PIDS_EVENTS) or "").get("max", 0)
-        facts = replace(facts, pids_limit_hits=hits)
-    else:
-        facts = replace(facts, pids_limit_hits=0)
+    found = {
+        "peak_memory_bytes": _integer(leaf, files.MEMORY_PEAK) or record.last_current_bytes or None,
+        "memory_limit_bytes": record.limits.memory_max_bytes,
+        "cpu_s": _cpu_s(leaf),
+        "throttled_ms": _stalled_ms(leaf),
+        "pids_peak": pids_peak,
+        "pids_limit_hits": hits,
+        "io_bytes": _io_bytes(leaf),
+    }
     local = parse.flat_keyed(leaf.try_read(files.MEMORY_EVENTS_LOCAL) or "")
-    if not local.get("oom_kill") and not local.get("oom_group_kill"):
-        return facts
-    return _explain_oom(facts, record, session, leaf, root, local)
+    if local.get("oom_kill") or local.get("oom_group_kill"):
+        found.update(_explained_oom(record, session, leaf, root, local))
+    return found
 
 
-def _explain_oom(
-    facts: EndFacts,
+def _explained_oom(
     record: CallRecord,
     session: SessionRecord,
     leaf: CgroupLike,
     root: CgroupLike,
     local: dict[str, int],
-) -> EndFacts:
+) -> dict[str, Any]:
     tools, own, host = record.oom_before
     level = oom_level(
         local,
@@ -66,18 +63,17 @@ def _explain_oom(
         ],
     )
     session.oom_counts = oom_counts(session, root)
-    limit = facts.memory_limit_bytes
+    limit = record.limits.memory_max_bytes
     if level is Level.TOOLS:
         limit = _integer(session.tools, files.MEMORY_MAX)
     stat = parse.flat_keyed(leaf.try_read(files.MEMORY_STAT) or "")
     swap = parse.flat_keyed(leaf.try_read(files.MEMORY_SWAP_EVENTS) or "")
-    return replace(
-        facts,
-        oom_level=level,
-        memory_limit_bytes=limit,
-        shmem_bytes=stat.get("shmem"),
-        swap_limit_hits=swap.get("fail", 0),
-    )
+    return {
+        "oom_level": level,
+        "memory_limit_bytes": limit,
+        "shmem_bytes": stat.get("shmem"),
+        "swap_limit_hits": swap.get("fail", 0),
+    }
 
 
 def _integer(cgroup: CgroupLike, file: str) -> int | None:

@@ -121,7 +121,7 @@ class Guardian:
                 self._process = await asyncio.to_thread(_start, command)
                 guardian = ProcessRef.of(self._process.pid)
             if guardian is not None:
-                self._pid_file.write_text(f"{guardian.pid} {guardian.start_ticks}\n")
+                self._pid_file.write_text(f"{guardian.pid} {guardian.birth}\n")
                 self.pid = guardian.pid
                 await _ended(guardian)
             status = self._process.wait() if self._process is not None else "unknown"
@@ -132,10 +132,10 @@ class Guardian:
     def _left_by_predecessor(self) -> ProcessRef | None:
         """One guardian a tree: two would steal each other's heartbeats."""
         try:
-            pid, start = self._pid_file.read_text().split()
+            pid, birth = self._pid_file.read_text().split()
         except (OSError, ValueError):
             return None
-        known = ProcessRef(int(pid), int(start))
+        known = ProcessRef(int(pid), int(birth))
         return known if ProcessRef.of(known.pid) == known else None
 
 

@@ -40,7 +40,7 @@ _ONE_CALL = {"for": "one call"}
 
 
 class Handlers:
-    """The server's Handler. Results are JSON objects of the protocol's result models."""
+    """The server's Handler. Results are the protocol's result models, as JSON."""
 
     def __init__(
         self,
@@ -83,9 +83,9 @@ class Handlers:
             "events.subscribe": self._subscribe,
         }
 
-    async def __call__(self, context: RequestContext) -> dict[str, Any]:
+    async def __call__(self, context: RequestContext) -> str:
         result = await self._table[context.method.name](context, context.params)
-        return result.model_dump(mode="json")
+        return result.model_dump_json()
 
     # --- host
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who a peer is: what the kernel says, asked anew for every request.
 
-The peer's pidfd (SO_PEERPIDFD) names the process that called connect(). Its cgroup is
-read through a descriptor on its own /proc entry, which is bound to the process and not
-to its number, and the pidfd then confirms that it still lives: a recycled pid is never
-mistaken for the peer. The uid decides nothing here.
+The peer's pidfd (SO_PEERPIDFD) names the process that called connect(). The kernel tells
+its cgroup by that pidfd; one that can't is asked through a descriptor on the peer's own
+/proc entry, which is bound to the process and not to its number. Either way the pidfd
+then confirms that the peer still lives: a recycled pid is never mistaken for it. The uid
+decides nothing here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..cgroupfs import pidfd as pidfds
-from ..cgroupfs import proc
+from ..cgroupfs import proc, whereabouts
 from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import Access
 from .identity_ancestors import outside_session_of
@@ -73,7 +74,6 @@ class Identity:
     session: str | None = None
     call: str | None = None
     pidfd: int = -1
-    start_time: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class PeerHandle:
 
     __slots__ = (
         "_alive_poll", "_cgroup_fd", "_namespaces", "_offered", "admin", "gid", "pid", "pidfd",
-        "start_time", "uid",
+        "uid",
     )  # fmt: skip
 
     def __init__(
@@ -119,16 +119,10 @@ class PeerHandle:
         self._namespaces = namespaces
         self._offered = offered
         self._cgroup_fd = -1
-        self.start_time = 0
         self.pidfd = self._open(sock)
         self._alive_poll = select.poll()
         if self.pidfd >= 0:
             self._alive_poll.register(self.pidfd, select.POLLIN)
-            try:
-                self._pin()
-            except BaseException:
-                self.close()
-                raise
 
     def identify(self, registry: Registry) -> Identity:
         """Refuses with no_identity, not_supported or (on the admin socket) not_permitted."""
@@ -141,7 +135,8 @@ class PeerHandle:
         else:
             session = None
             if registry.any_outside():
-                session = outside_session_of(self.pid, self.start_time, registry.outside_session)
+                start_time = proc.start_time_ticks(self.pid) or 0
+                session = outside_session_of(self.pid, start_time, registry.outside_session)
             role = Access.ANYONE if session is None else Access.AGENT
         if self.admin:
             self._check_namespaces()
@@ -150,7 +145,7 @@ class PeerHandle:
         self._confirm_alive()
         return Identity(
             role, self.pid, self.uid, self.gid, session,
-            location.call if location is not None else None, self.pidfd, self.start_time,
+            location.call if location is not None else None, self.pidfd,
         )  # fmt: skip
 
     def stranger(self) -> Identity:
@@ -189,12 +184,9 @@ class PeerHandle:
             self._cgroup_fd = os.open(f"/proc/{self.pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError):
             return
-        start_time = proc.start_time_ticks(self.pid)
-        if start_time is None or self._alive_poll.poll(0):
+        if self._alive_poll.poll(0):
             os.close(self._cgroup_fd)
             self._cgroup_fd = -1
-        else:
-            self.start_time = start_time
 
     def _cgroup_path(self) -> str:
         if not self._offered and not self.admin:
@@ -203,8 +195,17 @@ class PeerHandle:
                 field="connection", value="SO_PEERPIDFD",
                 remedy="run Linux 6.5 or newer, or use the administrators' socket",
             )  # fmt: skip
+        if self.pidfd >= 0:
+            path = whereabouts.path_of(self.pidfd, pidfds.info(self.pidfd))
+            if path is not None:
+                return path
+            if self._cgroup_fd < 0:
+                self._pin()
         if self._cgroup_fd < 0:
             raise _no_identity(self.pid, "it cannot be seen from here or has ended")
+        return self._pinned_path()
+
+    def _pinned_path(self) -> str:
         try:
             # From offset 0 the kernel writes the text anew.
             data = os.pread(self._cgroup_fd, _CGROUP_FILE_BYTES, 0)

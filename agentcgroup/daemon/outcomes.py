@@ -44,10 +44,7 @@ class OutcomeStore:
 
         A full disk costs the durability, not the call's end.
         """
-        line = json.dumps(
-            {"key": key, "outcome": outcome.model_dump(mode="json")}, separators=(",", ":")
-        )
-        self._write(line.encode() + b"\n", outcome.call)
+        self._write(_line(key, outcome).encode(), outcome.call)
         self._remember(outcome, key)
         self._lines += 1
         try:
@@ -130,8 +127,7 @@ class OutcomeStore:
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(fd, "w", encoding="utf-8") as out:
             for key, outcome in self._entries.values():
-                entry = {"key": key, "outcome": outcome.model_dump(mode="json")}
-                out.write(json.dumps(entry, separators=(",", ":")) + "\n")
+                out.write(_line(key, outcome))
             out.flush()
             os.fsync(out.fileno())
         beside.rename(self._path)
@@ -140,3 +136,7 @@ class OutcomeStore:
         self._fd = fd
         self._torn = False
         self._lines = len(self._entries)
+
+
+def _line(key: str, outcome: Outcome) -> str:
+    return f'{{"key":{json.dumps(key)},"outcome":{outcome.model_dump_json()}}}\n'

@@ -48,29 +48,49 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProcessRef:
-    """A process for good: pid plus start time (clock ticks after boot)."""
+    """A process for good, in this boot: its pid, and what no later owner of the pid has.
+
+    `birth` is the inode of its pidfd where pidfds have their own (pidfs, Linux 6.9), else
+    its start time in clock ticks after boot.
+    """
 
     pid: int
-    start_ticks: int
+    birth: int
 
     @classmethod
     def of(cls, pid: int) -> ProcessRef | None:
-        start = proc.start_time_ticks(pid)
-        return None if start is None else cls(pid, start)
+        try:
+            fd = pidfd.open_pidfd(pid)
+        except OSError:
+            return None
+        try:
+            return cls.of_pidfd(fd, pid)
+        finally:
+            os.close(fd)
+
+    @classmethod
+    def of_pidfd(cls, fd: int, pid: int) -> ProcessRef | None:
+        """`pid` is the number of the process that `fd` stands for, here."""
+        birth = pidfd.pidfd_id(fd)
+        if birth is None:
+            birth = proc.start_time_ticks(pid)
+            if birth is None or not pidfd.is_alive(fd):
+                return None
+        return cls(pid, birth)
 
     def open(self) -> int | None:
         """A pidfd, or None if that process ended (or the pid is somebody else's now)."""
         try:
             fd = pidfd.open_pidfd(self.pid)
-        except (ProcessLookupError, OSError):
+        except OSError:
             return None
-        if proc.start_time_ticks(self.pid) == self.start_ticks and pidfd.is_alive(fd):
+        if ProcessRef.of_pidfd(fd, self.pid) == self and pidfd.is_alive(fd):
             return fd
         os.close(fd)
         return None
 
     def as_list(self) -> list[int]:
-        return [self.pid, self.start_ticks]
+        return [self.pid, self.birth]
 
     @classmethod
     def from_list(cls, value: Any) -> ProcessRef | None:

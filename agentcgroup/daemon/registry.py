@@ -8,6 +8,7 @@ from . import layout
 from .core import Core
 from .identity import Location
 from .outcomes import OutcomeStore
+from .records import ProcessRef
 
 __all__ = ["TreeRegistry"]
 
@@ -43,7 +44,9 @@ class TreeRegistry:
             if (
                 record.kind is SessionKind.OUTSIDE
                 and agent is not None
-                and (agent.pid, agent.start_ticks) == (pid, start_time)
+                and agent.pid == pid
+                # An agent that lives has had its number since it was bound.
+                and ProcessRef.of(pid) == agent
             ):
                 return record.name
         return None

@@ -19,7 +19,6 @@ import functools
 import os
 import socket
 import sys
-from typing import Any
 
 from ..errors import NotSupportedError
 from ..log import get_logger, warn_once
@@ -27,6 +26,7 @@ from ..protocol import codec
 from ..protocol.errors import Kind, ProtocolError, error_object
 from ..protocol.messages import Access
 from .connection import Connection
+from .connection_output import SEND_FLAGS
 from .identity import Namespaces, PeerHandle, Registry, peer_pidfd_offered
 from .server_limits import Account, Accounts, ServerLimits, raise_descriptor_limit
 from .server_listen import ListeningSocket
@@ -36,8 +36,6 @@ from .server_shared import Shared
 __all__ = ["ConnectionRef", "Handler", "RequestContext", "Server", "ServerLimits"]
 
 _log = get_logger(__name__)
-# Per turn of the loop, so that a rush of clients does not stop who is connected already.
-_ACCEPTS_PER_TURN = 32
 # A service manager waits longer than this before it kills.
 _CLOSE_PATIENCE_S = 5.0
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -52,7 +50,7 @@ class Server:
         self.limits = limits or ServerLimits()
         self._listening: list[ListeningSocket] = []
         self._connections: set[Connection] = set()
-        self._running: set[asyncio.Task[dict[str, Any]]] = set()
+        self._running: set[asyncio.Task[str]] = set()
         self._next_id = 1
         self._shared: Shared | None = None
         self._spare_fd = -1
@@ -115,22 +113,20 @@ class Server:
     # Connections
 
     def _accept(self, listening: socket.socket, admin: bool) -> None:
-        for _ in range(_ACCEPTS_PER_TURN):
-            try:
-                client, _ = listening.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _OUT_OF_DESCRIPTORS:
-                    self._shed(listening)
-                    return
-                continue  # the client gave up meanwhile
-            client.setblocking(False)
-            try:
-                self._admit(client, admin)
-            except Exception as error:
-                self._turned_away(error)
-                self._shared_now.closer.close_socket(client, "nobody")
+        """One a turn: who else waits keeps the listening socket readable."""
+        try:
+            client, _ = listening.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in _OUT_OF_DESCRIPTORS:
+                self._shed(listening)
+            return  # else the client gave up meanwhile
+        try:
+            self._admit(client, admin)
+        except Exception as error:
+            self._turned_away(error)
+            self._shared_now.closer.close_socket(client, "nobody")
 
     def _admit(self, client: socket.socket, admin: bool) -> None:
         shared = self._shared_now
@@ -163,7 +159,7 @@ class Server:
     def _refuse(self, client: socket.socket, peer: PeerHandle, error: ProtocolError) -> None:
         self._shared_now.counters.refused_connections += 1
         with contextlib.suppress(OSError):
-            client.send(codec.error(None, error_object(error)), socket.MSG_NOSIGNAL)
+            client.send(codec.error(None, error_object(error)), SEND_FLAGS)
         self._shared_now.closer.close_socket(client, f"uid {peer.uid}")
         peer.close()
 
@@ -184,7 +180,7 @@ class Server:
 
     # Requests
 
-    def _start_handler(self, context: RequestContext) -> asyncio.Task[dict[str, Any]]:
+    def _start_handler(self, context: RequestContext) -> asyncio.Task[str]:
         """A handler that never has to wait is done when this returns (Python 3.12 and later)."""
         unclaimed = [] if context.descriptor is None else [context.descriptor]
         coroutine = self._run(context, unclaimed)
@@ -201,7 +197,7 @@ class Server:
                 task.add_done_callback(functools.partial(_close_all, unclaimed))
         return task
 
-    async def _run(self, context: RequestContext, unclaimed: list[int]) -> dict[str, Any]:
+    async def _run(self, context: RequestContext, unclaimed: list[int]) -> str:
         unclaimed.clear()
         return await self._handler(context)
 

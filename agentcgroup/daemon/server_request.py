@@ -57,6 +57,7 @@ class RequestContext:
 
 
 class Handler(Protocol):
-    """Cancelled when the connection ends. ProtocolError and InvalidValueError are answers."""
+    """Gives the result as JSON text. Cancelled when the connection ends. ProtocolError and
+    InvalidValueError are answers."""
 
-    async def __call__(self, context: RequestContext) -> dict[str, Any]: ...
+    async def __call__(self, context: RequestContext) -> str: ...

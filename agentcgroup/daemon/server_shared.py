@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from .connection_closer import ForeignCloser
 from .identity import Registry
@@ -39,7 +38,7 @@ class Shared:
     loop: asyncio.AbstractEventLoop
     limits: ServerLimits
     registry: Registry
-    start: Callable[[RequestContext], asyncio.Task[dict[str, Any]]]
+    start: Callable[[RequestContext], asyncio.Task[str]]
     closer: ForeignCloser = field(default_factory=ForeignCloser)
     counters: Counters = field(default_factory=Counters)
     scratch: bytearray = field(default_factory=lambda: bytearray(RECEIVE_BYTES))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """May this process be placed for this caller? The daemon is nobody's deputy.
 
-The target must be a live child of the caller with the caller's uid, no kernel thread,
-and stand where the caller's own processes stand. Numeric pids are reused, so it is
-checked again right before the write, and confirmed after it.
+The target must be a live child of the caller with the caller's uid (so never a kernel
+thread) and stand where the caller's own processes stand. Numeric pids are reused, so it
+is checked again right before the write, and confirmed after it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 
-from ..cgroupfs import pidfd, proc
+from ..cgroupfs import pidfd, proc, whereabouts
 from ..cgroupfs.api import CgroupLike
+from ..cgroupfs.pidfd import PidInfo
 from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import Access
 from .identity import Identity
@@ -49,27 +50,36 @@ def check_target(
 
     `tree_path` is the tree's path in the v2 hierarchy. Raises target_refused.
     """
-    pid = pidfd.pid_of(fd)
-    if pid is None or not pidfd.is_alive(fd):
-        raise _refused("the process has ended", pid)
-    status = proc.status(pid)
-    if status is None:
-        raise _refused("the process has ended", pid)
-    if status.is_kthread or pid == 1:
-        raise _refused("it is a kernel thread or PID 1", pid)
-    if status.ppid != identity.pid:
+    found = pidfd.info(fd)
+    where = whereabouts.path_of(fd, found)
+    if found is None:
+        found = _info_from_proc(fd)
+        where = proc.cgroup_path(found.pid)
+    pid = found.pid
+    if pid == 1:
+        raise _refused("it is PID 1", pid)
+    if found.ppid != identity.pid:
         raise _refused("it is not a child of the caller", pid)
-    if identity.role is not Access.ADMIN and status.uid != identity.uid:
+    if identity.role is not Access.ADMIN and found.uid != identity.uid:
         raise _refused("it runs as another user", pid)
-    where = proc.cgroup_path(pid)
     if where is None:
         raise _refused("its cgroup can't be read", pid)
     in_tree = where == tree_path or where.startswith(tree_path + "/")
     if where not in own_cgroups and (in_tree or not outside):
         raise _refused("it stands in a cgroup that is not the caller's", pid)
-    if not pidfd.is_alive(fd):
+    ref = ProcessRef.of_pidfd(fd, pid)
+    # Last: whatever was read above by number belonged to it if it lives now.
+    if ref is None or not pidfd.is_alive(fd):
         raise _refused("the process has ended", pid)
-    return Target(fd, ProcessRef(pid, status.start_ticks))
+    return Target(fd, ref)
+
+
+def _info_from_proc(fd: int) -> PidInfo:
+    pid = pidfd.pid_of(fd)
+    status = proc.status(pid) if pid is not None else None
+    if pid is None or status is None:
+        raise _refused("the process has ended", pid)
+    return PidInfo(pid, status.ppid, status.uid, 0)
 
 
 def place(leaf: CgroupLike, target: Target) -> None:
@@ -84,8 +94,12 @@ def place(leaf: CgroupLike, target: Target) -> None:
 
 def confirm_place(leaf: CgroupLike, leaf_path: str, target: Target) -> None:
     """Alive after the move and really there: then it was this process that was moved."""
-    where = proc.cgroup_path(target.pid)
-    if where == leaf_path and pidfd.is_alive(target.fd):
+    found = pidfd.info(target.fd)
+    if found is not None:
+        arrived = found.cgroup_id == leaf.id
+    else:
+        arrived = proc.cgroup_path(target.pid) == leaf_path
+    if arrived and pidfd.is_alive(target.fd):
         return
     if not pidfd.is_alive(target.fd):
         # The number may belong to somebody else already, whom our write then moved.

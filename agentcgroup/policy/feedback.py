@@ -55,7 +55,8 @@ class EndFacts:
 
 
 def build_outcome(facts: EndFacts) -> Outcome:
-    facts = replace(facts, biggest=_plain_process(facts.biggest))
+    if facts.biggest is not None:
+        facts = replace(facts, biggest=_plain_process(facts.biggest))
     reason = _reason(facts)
     return Outcome(
         call=facts.call,
@@ -91,9 +92,7 @@ def plain_command(command: str | None) -> str | None:
     return printable(command, _COMMAND_CHARS)[1:-1]
 
 
-def _plain_process(process: BiggestProcess | None) -> BiggestProcess | None:
-    if process is None:
-        return None
+def _plain_process(process: BiggestProcess) -> BiggestProcess:
     return process.model_copy(update={"command": plain_command(process.command)})
 
 

@@ -32,8 +32,10 @@ def encode(message: dict[str, Any]) -> bytes:
     return _ENCODER.encode(message).encode() + b"\n"
 
 
-def result(request_id: int | str | None, value: Any) -> bytes:
-    return encode({"jsonrpc": "2.0", "id": request_id, "result": value})
+def result(request_id: int | str | None, result_json: str) -> bytes:
+    """The answer around a result that is JSON text already."""
+    shown_id = _ENCODER.encode(request_id)
+    return f'{{"jsonrpc":"2.0","id":{shown_id},"result":{result_json}}}\n'.encode()
 
 
 def error(request_id: int | str | None, error_object: dict[str, Any]) -> bytes:

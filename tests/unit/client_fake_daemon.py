@@ -8,6 +8,7 @@ stored outcomes) but enforces nothing.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -152,7 +153,7 @@ class FakeDaemon:
             raise
         except Exception as problem:
             return error(request.id, error_object(problem))
-        return result(request.id, answer)
+        return result(request.id, json.dumps(answer))
 
     # What a daemon would say
 

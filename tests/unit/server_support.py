@@ -48,7 +48,10 @@ class FakeHandler:
         self.contexts: list[RequestContext] = []
         self.behaviour: dict[str, Callable[[RequestContext], Any]] = {}
 
-    async def __call__(self, context: RequestContext) -> dict[str, Any]:
+    async def __call__(self, context: RequestContext) -> str:
+        return json.dumps(await self._answer(context), allow_nan=False)
+
+    async def _answer(self, context: RequestContext) -> Any:
         self.contexts.append(context)
         behaviour = self.behaviour.get(context.method.name)
         pid = None

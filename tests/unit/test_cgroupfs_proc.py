@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agentcgroup.cgroupfs import pidfd, proc
+from agentcgroup.cgroupfs import pidfd, proc, whereabouts
 
 NO_SUCH_PID = (1 << 22) + 1
 
@@ -32,9 +32,8 @@ class TestProc:
     def test_status(self, child: subprocess.Popen[bytes]) -> None:
         found = proc.status(child.pid)
         assert found is not None
-        assert (found.pid, found.tgid, found.ppid) == (child.pid, child.pid, os.getpid())
-        assert (found.uid, found.euid, found.gid) == (os.getuid(), os.geteuid(), os.getgid())
-        assert found.ns_pids[0] == child.pid
+        assert (found.pid, found.ppid, found.uid) == (child.pid, os.getpid(), os.getuid())
+        assert found.start_ticks == proc.start_time_ticks(child.pid)
         assert not found.is_kthread
 
     def test_child_is_listed_with_size_and_start(self, child: subprocess.Popen[bytes]) -> None:
@@ -97,7 +96,6 @@ class TestPidfd:
     def test_life(self, child: subprocess.Popen[bytes]) -> None:
         fd = pidfd.open_pidfd(child.pid)
         try:
-            assert pidfd.is_pidfd(fd)
             assert not os.get_inheritable(fd)
             assert pidfd.pid_of(fd) == child.pid
             assert pidfd.is_alive(fd)
@@ -106,6 +104,23 @@ class TestPidfd:
             assert not pidfd.is_alive(fd)
             assert pidfd.pid_of(fd) is None
             assert pidfd.send_signal(fd, signal.SIGTERM) is False
+        finally:
+            os.close(fd)
+
+    def test_info_where_the_kernel_has_it(self, child: subprocess.Popen[bytes]) -> None:
+        """And the path by cgroup id is the one that /proc shows, asked for once."""
+        fd = pidfd.open_pidfd(child.pid)
+        try:
+            found = pidfd.info(fd)
+            if found is None:
+                assert whereabouts.path_of(fd, found) is None
+                return
+            assert found[:3] == (child.pid, os.getpid(), os.getuid())
+            for _ in range(2):
+                assert whereabouts.path_of(fd, found) == proc.cgroup_path(child.pid)
+            child.kill()
+            child.wait()
+            assert pidfd.info(fd) is None
         finally:
             os.close(fd)
 
@@ -122,7 +137,7 @@ class TestPidfd:
 
     def test_another_descriptor_is_none(self) -> None:
         with open("/dev/null", "rb") as file:
-            assert not pidfd.is_pidfd(file.fileno())
+            assert pidfd.info(file.fileno()) is None
             with pytest.raises(ValueError, match="not a pidfd"):
                 pidfd.pid_of(file.fileno())
 
