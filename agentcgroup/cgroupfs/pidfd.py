@@ -110,7 +110,10 @@ def pidfd_id(fd: int) -> int | None:
 
 
 def peer_pidfd(sock: socket.socket) -> int | None:
-    """pidfd of who connected; None if the kernel lacks SO_PEERPIDFD or the peer was reaped."""
+    """pidfd of who connected; None if the kernel lacks SO_PEERPIDFD or the peer was reaped.
+
+    The kernel makes it close-on-exec.
+    """
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, 4)
     except OSError as error:
@@ -119,7 +122,6 @@ def peer_pidfd(sock: socket.socket) -> int | None:
             return None
         raise
     fd: int = struct.unpack("i", raw)[0]
-    os.set_inheritable(fd, False)
     return fd
 
 

@@ -267,14 +267,15 @@ class Calls:
         crash_point("begin.confirmed")
 
     def watch(self, record: CallRecord) -> None:
-        """Sample it, hear its memory events, and end it with its owner."""
+        """Sample it and hear its memory events; the first sample looks at its owner, too."""
         record.next_sample_ns = self._core.clock.now_ns() + _FIRST_SAMPLE_NS
         record.sample_interval_ns = _FIRST_SAMPLE_NS
         self.watch_leaf(record)
-        if record.owner_pidfd >= 0:
-            loop = asyncio.get_running_loop()
-            loop.add_reader(record.owner_pidfd, self._owner_died, record)
         self._core.schedule()
+
+    def watch_owner(self, record: CallRecord) -> None:
+        """End it with its owner. Not from the start: most calls are over sooner."""
+        record.watch_owner(asyncio.get_running_loop(), self._owner_died)
 
     def _answer(self, session: SessionRecord, record: CallRecord, source: str) -> BeginResult:
         return BeginResult(
@@ -290,9 +291,7 @@ class Calls:
     def _drop(self, session: SessionRecord, record: CallRecord) -> None:
         session.calls.pop(record.name, None)
         session.keys.pop(record.key, None)
-        if record.owner_pidfd >= 0:
-            os.close(record.owner_pidfd)
-            record.owner_pidfd = -1
+        record.close_owner(asyncio.get_running_loop())
         self._core.calls.pop(record.name, None)
         self._core.feed(i.CallWithdrawn(self._core.clock.now_ns(), record.name))
 
@@ -351,8 +350,6 @@ class Calls:
     def release(self, record: CallRecord) -> None:
         """Its session is detached: the command runs on, its leaf goes, nothing is stored."""
         self.unwatch_leaf(record)
-        if record.owner_pidfd >= 0:
-            asyncio.get_running_loop().remove_reader(record.owner_pidfd)
         if record.leaf is not None:
             self._core.by_cgroup.pop(record.leaf.id, None)
             record.leaf.freeze(False)
@@ -362,8 +359,7 @@ class Calls:
 
     def _owner_died(self, record: CallRecord) -> None:
         """Nobody waits for the command any more: it ends now."""
-        if record.owner_pidfd >= 0:
-            asyncio.get_running_loop().remove_reader(record.owner_pidfd)
+        record.unwatch_owner(asyncio.get_running_loop())
         if record.ending is not None or record.leaf is None:
             return
         _log.info("%s: the process that waited for it ended", record.name)

@@ -41,8 +41,8 @@ class Connection:
     """The server has admitted it to `account`; `closed` is called when that is to end."""
 
     __slots__ = (
-        "_closed", "_input", "_on_close", "_output", "_peer", "_shared", "_sock", "_tasks",
-        "_waiting", "account", "alive", "id",
+        "_closed", "_heard_all", "_input", "_on_close", "_output", "_peer", "_shared", "_sock",
+        "_tasks", "_waiting", "account", "alive", "id",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +56,7 @@ class Connection:
         self._sock: socket.socket | None = sock
         self._peer = peer
         self._closed = closed
+        self._heard_all = False
         self._input = Input(shared, account)
         self._output = Output(shared, sock, account, emptied=self._emptied, failed=self.close)
         self._waiting: deque[Incoming] = deque()
@@ -106,6 +107,7 @@ class Connection:
             self.close()
             return
         if incoming is None:
+            self._heard_all = True
             self.close_after_answers()
         elif incoming:
             self._waiting.extend(incoming)
@@ -240,7 +242,10 @@ class Connection:
             return
         sock, self._sock = self._sock, None
         self._output.close()
-        self._shared.closer.close_socket(sock, self.account.name)
+        if self._heard_all:
+            sock.close()  # nothing unread is left, and nothing can come any more
+        else:
+            self._shared.closer.close_socket(sock, self.account.name)
         self._closed(self)
 
     def _release_peer(self) -> None:

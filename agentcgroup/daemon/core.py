@@ -87,10 +87,7 @@ class Core:
 
     def call_ended(self, record: CallRecord, outcome: Outcome) -> None:
         """After the outcome is stored and the leaf gone: policy gets the memory back."""
-        if record.owner_pidfd >= 0:
-            self._loop.remove_reader(record.owner_pidfd)
-            os.close(record.owner_pidfd)
-            record.owner_pidfd = -1
+        record.close_owner(self._loop)
         now = self.clock.now_ns()
         if self.decisions.wanted:
             body = outcome.model_dump(mode="json", exclude={"call", "session"})

@@ -105,7 +105,9 @@ class Daemon:
         calls.watch_leaf, calls.unwatch_leaf = self._signals.watch, self._signals.unwatch
         calls.layers = self._signals.layers()
         calls.drain = self._signals.drain
-        Sampler(self.core, find_biggest=not self._signals.has_bpf("oom"))
+        Sampler(
+            self.core, find_biggest=not self._signals.has_bpf("oom"), watch_owner=calls.watch_owner
+        )
         takeover = Takeover(self.core, self.root)
         self._guardian = Guardian(
             self.root, self._run_dir / "guardian.fifo", config.daemon.guardian_timeout_s, budget,

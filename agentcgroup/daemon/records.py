@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,7 @@ class CallRecord:
     leaf: CgroupLike | None = None
     limits: Limits = field(default_factory=Limits)
     owner_pidfd: int = -1
+    owner_watched: bool = False
     placed_ns: int | None = None
     waited_ms: float = 0.0
     frozen_ns: int = 0
@@ -183,6 +185,24 @@ class CallRecord:
             return
         except OSError as error:
             _log.warning("%s: cannot save what is known of it: %s", self.name, error)
+
+    def watch_owner(
+        self, loop: asyncio.AbstractEventLoop, ended: Callable[[CallRecord], None]
+    ) -> None:
+        if self.owner_pidfd >= 0 and not self.owner_watched:
+            self.owner_watched = True
+            loop.add_reader(self.owner_pidfd, ended, self)
+
+    def unwatch_owner(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.owner_watched:
+            loop.remove_reader(self.owner_pidfd)
+            self.owner_watched = False
+
+    def close_owner(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.unwatch_owner(loop)
+        if self.owner_pidfd >= 0:
+            os.close(self.owner_pidfd)
+            self.owner_pidfd = -1
 
     def note_thawed(self, now_ns: int) -> None:
         """It ran again at `now_ns`, if it stood still."""

@@ -7,6 +7,7 @@ An idle call costs four readings a second, an idle session none.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from ..cgroupfs import files, parse
 from ..cgroupfs.api import CgroupLike
@@ -27,8 +28,11 @@ _AGENT_EVERY_NS = 500_000_000
 
 
 class Sampler:
-    def __init__(self, core: Core, *, find_biggest: bool) -> None:
+    def __init__(
+        self, core: Core, *, find_biggest: bool, watch_owner: Callable[[CallRecord], None]
+    ) -> None:
         self._core = core
+        self._watch_owner = watch_owner
         self._find_biggest = find_biggest
         self._agent_due_ns = 0
         core.on_timer = self.run
@@ -47,6 +51,7 @@ class Sampler:
         if record.leaf is None or record.ending is not None:
             record.next_sample_ns = 0
             return
+        self._watch_owner(record)
         text = record.leaf.try_read(files.MEMORY_CURRENT)
         if text is None:
             record.next_sample_ns = now_ns + _SLOWEST_NS

@@ -34,7 +34,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 def result(request_id: int | str | None, result_json: str) -> bytes:
     """The answer around a result that is JSON text already."""
-    shown_id = _ENCODER.encode(request_id)
+    shown_id = request_id if isinstance(request_id, int) else _ENCODER.encode(request_id)
     return f'{{"jsonrpc":"2.0","id":{shown_id},"result":{result_json}}}\n'.encode()
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a tool call costs: shim and SDK beside a bare spawn, the same leaf life in C, a bare
-mkdir + write + rmdir, and a shell wrapper that does what the paper's does.
+mkdir + write + rmdir, and a shell wrapper that does what the paper's does. `round_trips` is
+what a caller in C waits for the daemon: connecting, begin and end with their answers.
 
 Runs inside a guest (or a host like it), interleaved, and prints one JSON object: p50 and
 p95 in ms, ratios, the split of the shim's path, the highest sustained rate with its
@@ -41,14 +42,13 @@ CONTROLLERS = "+memory +cpu +pids +io"
 def main() -> None:
     options = arguments()
     with tempfile.TemporaryDirectory() as scratch, PrivateDaemon() as daemon:
-        program = compile_leaf_life(Path(scratch))
         daemon.start()
         daemon.client.create_session("bench")
         plain = plain_cgroup()
         # As an agent does: from inside of its session.
         enter_cgroup(daemon.root / "bench" / "agent")
         try:
-            result = measure(options, daemon, program, plain, Path(scratch))
+            result = measure(options, daemon, plain, Path(scratch))
         finally:
             enter_cgroup(CGROUPFS)
             plain.rmdir()
@@ -56,9 +56,10 @@ def main() -> None:
 
 
 def measure(
-    options: argparse.Namespace, daemon: PrivateDaemon, program: Path, plain: Path, scratch: Path
+    options: argparse.Namespace, daemon: PrivateDaemon, plain: Path, scratch: Path
 ) -> dict[str, Any]:
     nothing = compile_nothing(scratch)
+    leaf_life, round_trips = (str(compiled(scratch, name)) for name in ("leaf_life", "round_trips"))
     variants = {
         "spawn": spawner([nothing]),
         "paper_wrapper": spawner(
@@ -69,14 +70,15 @@ def measure(
             [str(find_program("agentcgroup-run")), "--hold-fd", "0", "--", nothing]
         ),
         "sdk": sdk_call(daemon, nothing),
-        "leaf_life_c": from_c(program, "life", plain),
-        "mkdir_write_rmdir_c": from_c(program, "bare", plain),
+        "round_trips": from_c([round_trips, str(daemon.socket), "3"]),
+        "leaf_life_c": from_c([leaf_life, "life", str(plain), "3"]),
+        "mkdir_write_rmdir_c": from_c([leaf_life, "bare", str(plain), "3"]),
     }
     # Before the daemon has seen a call: what it holds when nothing happened yet.
     rss_before = rss_bytes(daemon)
     times_ms = interleaved(variants, options.calls)
     stats = {name: quantiles(values) for name, values in times_ms.items()}
-    added = stats["shim"]["p50_ms"] - stats["shim_unmanaged"]["p50_ms"]
+    whole = stats["shim"]["p50_ms"] - stats["shim_unmanaged"]["p50_ms"]
     return {
         "calls": options.calls,
         "times": stats,
@@ -84,16 +86,18 @@ def measure(
             "shim / paper_wrapper": ratio(stats, "shim", "paper_wrapper"),
             "shim / spawn": ratio(stats, "shim", "spawn"),
             "sdk / paper_wrapper": ratio(stats, "sdk", "paper_wrapper"),
-            "daemon's part / leaf_life_c": added / stats["leaf_life_c"]["p50_ms"],
+            "round_trips / leaf_life_c": ratio(stats, "round_trips", "leaf_life_c"),
+            "(shim - shim_unmanaged) / leaf_life_c": whole / stats["leaf_life_c"]["p50_ms"],
             "leaf_life_c / mkdir_write_rmdir_c": ratio(stats, "leaf_life_c", "mkdir_write_rmdir_c"),
         },
         "ratios_p95": {
             "shim / paper_wrapper": stats["shim"]["p95_ms"] / stats["paper_wrapper"]["p95_ms"],
         },
         "split_p50_ms": {
-            "shim: fork, exec, wait": stats["shim_unmanaged"]["p50_ms"],
-            "two round trips and the leaf's life": added,
-            "of which the leaf's life, in C": stats["leaf_life_c"]["p50_ms"],
+            "shim: exec of itself and of the command": stats["shim_unmanaged"]["p50_ms"],
+            "shim: fork, hold, wait": whole - stats["round_trips"]["p50_ms"],
+            "connection and round trips": stats["round_trips"]["p50_ms"],
+            "of which a leaf's life, had it been in C": stats["leaf_life_c"]["p50_ms"],
         },
         "sustained": sustained(options, daemon, nothing),
         "idle": idle(options, daemon, rss_before),
@@ -194,9 +198,8 @@ def sdk_call(daemon: PrivateDaemon, command: str) -> Callable[[], float]:
     return timed(call)
 
 
-def compile_leaf_life(scratch: Path) -> Path:
-    program = scratch / "leaf_life"
-    source = HERE / "c" / "leaf_life.c"
+def compiled(scratch: Path, name: str) -> Path:
+    program, source = scratch / name, HERE / "c" / f"{name}.c"
     subprocess.run(["gcc", "-O2", "-static", "-o", str(program), str(source)], check=True)
     return program
 
@@ -217,11 +220,10 @@ def plain_cgroup() -> Path:
     return directory
 
 
-def from_c(program: Path, what: str, plain: Path) -> Callable[[], float]:
-    """Median of three lives in ms, as the program timed them: its own start is not in it."""
+def from_c(command: list[str]) -> Callable[[], float]:
+    """Median of three in ms, as the program timed them: its own start is not in it."""
 
     def call() -> float:
-        command = [str(program), what, str(plain), "3"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return float(json.loads(done.stdout)["total"]["p50_ns"]) / 1e6
 
