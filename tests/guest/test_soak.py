@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,15 +30,23 @@ done
 """
 
 
-def test_nothing_grows_with_the_number_of_calls(daemon: PrivateDaemon, tmp_path: Path) -> None:
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    """Not in /tmp, which may be a tmpfs: what is there is no page cache."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="soak-") as folder:
+        yield Path(folder)
+
+
+def test_nothing_grows_with_the_number_of_calls(daemon: PrivateDaemon, on_disk: Path) -> None:
     daemon.start()
     daemon.client.create_session("s", memory="1G")
-    run_calls(daemon, tmp_path, 200)
+    run_calls(daemon, on_disk, 200)
     before = figures(daemon)
     worst_dying = 0
     for _ in range(20):
-        run_calls(daemon, tmp_path, CALLS // 20)
+        run_calls(daemon, on_disk, CALLS // 20)
         worst_dying = max(worst_dying, figures(daemon)["dying"])
+        assert cache_mib(daemon) > 50, "the calls leave page cache behind"
         print(figures(daemon), flush=True)
     after = figures(daemon)
     assert worst_dying <= DYING_MOST
@@ -55,6 +65,11 @@ def run_calls(daemon: PrivateDaemon, folder: Path, calls: int) -> None:
         ["sh", "-c", script], env=env, check=True,
         preexec_fn=lambda: enter_cgroup(agent),
     )  # fmt: skip
+
+
+def cache_mib(daemon: PrivateDaemon) -> int:
+    stat = dict(line.split() for line in read_value(daemon.root, "memory.stat").splitlines())
+    return (int(stat["file"]) - int(stat["shmem"])) >> 20
 
 
 def figures(daemon: PrivateDaemon) -> dict[str, int]:
