@@ -64,7 +64,7 @@ def _host_budget(state: PolicyState, what: i.HostBudget, out: list[Action]) -> N
 
 
 def _session_begin(state: PolicyState, what: i.SessionBegin, out: list[Action]) -> None:
-    state.sessions[what.session] = SessionState(
+    session = SessionState(
         what.session,
         what.priority,
         what.budget_bytes,
@@ -72,16 +72,20 @@ def _session_begin(state: PolicyState, what: i.SessionBegin, out: list[Action]) 
         what.mode,
         what.cpu_cores,
     )
+    state.sessions[what.session] = session
+    state.overhead_bytes += session.overhead_bytes
 
 
 def _session_update(state: PolicyState, what: i.SessionUpdate, out: list[Action]) -> None:
     session = _session(state, what.session)
+    overhead_before = session.overhead_bytes
     session.priority = what.priority or session.priority
     session.mode = what.mode or session.mode
     if what.budget_bytes is not None:
         session.budget_bytes = what.budget_bytes
     if what.reserve_bytes is not None:
         session.reserve_bytes = what.reserve_bytes
+    state.overhead_bytes += session.overhead_bytes - overhead_before
     if what.cpu_cores is not None:
         session.cpu_cores = what.cpu_cores
     for call in session.calls.values():
@@ -96,8 +100,9 @@ def _session_end(state: PolicyState, what: i.SessionEnd, out: list[Action]) -> N
     for call in list(session.calls.values()):
         if call.runs or call.phase is CallPhase.TERMINATING:
             grants.kill_call(call, Reason.KILLED_BY_POLICY, because, out)
-        state.calls.pop(call.name, None)
+        state.drop_call(call.name)
     del state.sessions[session.name]
+    state.overhead_bytes -= session.overhead_bytes
     _settle(state, what.t_ns, out)
 
 
@@ -118,7 +123,7 @@ def _call_restored(state: PolicyState, what: i.CallRestored, out: list[Action]) 
     if what.frozen:
         call.phase = CallPhase.FROZEN
         call.blocked_since_ns = call.frozen_since_ns = what.t_ns
-    state.calls[call.name] = session.calls[call.name] = call
+    state.add_call(call)
     # Nothing is decided before the picture is whole: the Tick after the last one settles.
 
 
@@ -131,12 +136,8 @@ def _call_update(state: PolicyState, what: i.CallUpdate, out: list[Action]) -> N
 
 
 def _call_gone(state: PolicyState, what: i.CallEnd | i.CallWithdrawn, out: list[Action]) -> None:
-    call = state.calls.pop(what.call, None)
-    if call is None:
+    if state.drop_call(what.call) is None:
         return
-    session = state.sessions.get(call.session)
-    if session is not None:
-        session.calls.pop(call.name, None)
     _settle(state, what.t_ns, out)
 
 
@@ -144,8 +145,7 @@ def _call_sample(state: PolicyState, what: i.CallSample, out: list[Action]) -> N
     call = state.calls.get(what.call)
     if call is None:
         return
-    call.current_bytes = what.current_bytes
-    call.peak_bytes = max(call.peak_bytes, what.current_bytes)
+    call.note_usage(what.t_ns, what.current_bytes)
     if state.sessions[call.session].mode is Mode.OFF:
         return
     if call.blocked_since_ns is None:
@@ -161,8 +161,7 @@ def _memory_high(state: PolicyState, what: i.MemoryHigh, out: list[Action]) -> N
     if call is None or not call.runs or state.sessions[call.session].mode is Mode.OFF:
         return
     current = call.grant_bytes if what.current_bytes is None else what.current_bytes
-    call.current_bytes = max(call.current_bytes, current)
-    call.peak_bytes = max(call.peak_bytes, call.current_bytes)
+    call.note_usage(what.t_ns, max(call.current_bytes, current))
     if call.blocked_since_ns is None:
         grants.raise_if_near(state, call, what.t_ns, out)
 
@@ -170,7 +169,9 @@ def _memory_high(state: PolicyState, what: i.MemoryHigh, out: list[Action]) -> N
 def _agent_sample(state: PolicyState, what: i.AgentSample, out: list[Action]) -> None:
     session = state.sessions.get(what.session)
     if session is not None:
+        overhead_before = session.overhead_bytes
         session.agent_bytes = what.current_bytes
+        state.overhead_bytes += session.overhead_bytes - overhead_before
 
 
 def _tick(state: PolicyState, what: i.Tick, out: list[Action]) -> None:

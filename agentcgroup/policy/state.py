@@ -17,6 +17,8 @@ from ..units import MIB, NS_PER_S
 
 __all__ = ["CallPhase", "CallState", "PolicyConfig", "PolicyState", "SessionState"]
 
+_LEAST_INTERVAL_NS = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
@@ -24,10 +26,13 @@ class PolicyConfig:
 
     default_grant_bytes: first line drawn for a call that declared nothing.
     min_grant_bytes: below this nothing is admitted.
-    step_bytes: smallest raise; a raise also grows with the grant (a quarter of it).
+    step_bytes: smallest raise; a raise also grows with the grant (a quarter of it) and with
+        the call's measured growth: what it takes within growth_horizon_ns.
     throttle_max_ns: how long a call may sleep at its grant before it is frozen.
     shrink_after_ns: how long a grant must be unused before it is taken back.
     share_weights: of high, normal and low sessions for their fair share of the host.
+    partial_start_pct: a call begins with this much of what it declared, if no more is free.
+    elder_room_pct: the eldest of a priority keeps room to grow by this much from its equals.
     deadlock_after_ns: all wait and none can finish for this long -> one kill.
     """
 
@@ -41,6 +46,9 @@ class PolicyConfig:
     default_pids_max: int = 512
     default_max_wait_s: float = 300.0
     share_weights: tuple[int, int, int] = (4, 2, 1)
+    partial_start_pct: int = 25
+    elder_room_pct: int = 75
+    growth_horizon_ns: int = 50_000_000
 
 
 class CallPhase(StrEnum):
@@ -62,6 +70,8 @@ class CallState:
     grant_bytes: int = 0
     cap_bytes: int = 0
     current_bytes: int = 0
+    current_ns: int = 0
+    growth_bytes_per_s: int = 0
     started_ns: int = 0
     peak_bytes: int = 0
     blocked_since_ns: int | None = None
@@ -74,6 +84,19 @@ class CallState:
         if self.phase is CallPhase.QUEUED:
             return 0
         return max(self.grant_bytes, self.current_bytes)
+
+    def note_usage(self, now_ns: int, current_bytes: int) -> None:
+        """Growth is the last measured one, or half of the one before if that is more: bursts
+        come in steps with short rests between them."""
+        elapsed_ns = now_ns - self.current_ns
+        if elapsed_ns >= _LEAST_INTERVAL_NS:
+            gained = max(0, current_bytes - self.current_bytes)
+            self.growth_bytes_per_s = max(
+                gained * NS_PER_S // elapsed_ns, self.growth_bytes_per_s // 2
+            )
+            self.current_ns = now_ns
+        self.current_bytes = current_bytes
+        self.peak_bytes = max(self.peak_bytes, current_bytes)
 
     @property
     def runs(self) -> bool:
@@ -97,15 +120,39 @@ class SessionState:
         return max(self.reserve_bytes, self.agent_bytes)
 
     @property
+    def calls_held_bytes(self) -> int:
+        return sum(call.held_bytes for call in self.calls.values())
+
+    @property
     def held_bytes(self) -> int:
-        return self.overhead_bytes + sum(call.held_bytes for call in self.calls.values())
+        return self.overhead_bytes + self.calls_held_bytes
 
 
 @dataclass(slots=True)
 class PolicyState:
+    """`active` are the sessions with calls, so that idle ones cost no event anything;
+    `overhead_bytes` is the sum of what all sessions keep for or hold in their agents."""
+
     config: PolicyConfig
     budget_bytes: int
     sessions: dict[str, SessionState] = field(default_factory=dict)
+    active: dict[str, SessionState] = field(default_factory=dict)
+    overhead_bytes: int = 0
     calls: dict[str, CallState] = field(default_factory=dict)
     stuck_since_ns: int | None = None
     last_ns: int = 0
+
+    def add_call(self, call: CallState) -> None:
+        session = self.sessions[call.session]
+        self.calls[call.name] = session.calls[call.name] = call
+        self.active[session.name] = session
+
+    def drop_call(self, name: str) -> CallState | None:
+        call = self.calls.pop(name, None)
+        if call is None:
+            return None
+        session = self.sessions[call.session]
+        session.calls.pop(name, None)
+        if not session.calls:
+            self.active.pop(session.name, None)
+        return call
