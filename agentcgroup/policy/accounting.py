@@ -128,9 +128,9 @@ def _wanted_bytes(state: PolicyState, session: SessionState) -> int:
 
 
 def _claim_bytes(call: CallState) -> int:
-    """Twice what was declared, for people guess; who is beyond that, or said nothing, may
-    go as far as its cap."""
-    declared = call.intent.memory
-    if declared is None or call.current_bytes > declared:
+    """Twice what is expected, for people guess; what is beyond that, or unknown, may go as
+    far as its cap."""
+    expected = call.expected_bytes
+    if expected is None or call.current_bytes > expected:
         return call.cap_bytes
-    return min(call.cap_bytes, 2 * declared)
+    return min(call.cap_bytes, 2 * expected)

@@ -20,6 +20,8 @@ def begin(state: PolicyState, what: CallBegin, out: list[Action]) -> None:
     call = CallState(what.call, what.session, what.intent, begun_ns=what.t_ns)
     tools = tools_budget_bytes(session, state.budget_bytes)
     call.cap_bytes = cap_bytes(what.intent, tools)
+    if what.intent.memory is None:
+        call.learned_bytes = state.learned.expected_bytes(what.intent.command)
     needs = max(what.intent.memory or 0, state.config.min_grant_bytes)
     if session.mode is Mode.ENFORCE and needs > tools:
         out.append(_over_budget(call, needs, tools))
@@ -71,7 +73,7 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
     session = state.sessions[call.session]
     tools = tools_budget_bytes(session, state.budget_bytes)
     call.cap_bytes = cap_bytes(call.intent, tools)
-    want = first_grant_bytes(call.intent, call.cap_bytes, state.config)
+    want = first_grant_bytes(call, state.config)
     grant = want
     if session.mode is Mode.ENFORCE:
         if call.intent.memory is None and leader(state) in (None, session):
@@ -91,6 +93,8 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
     call.grant_bytes = grant
     call.limits = limits_for(call.intent, session, grant, call.cap_bytes, state.config)
     figures = {"grant_bytes": grant, "cap_bytes": call.cap_bytes}
+    if call.learned_bytes is not None:
+        figures["learned_bytes"] = call.learned_bytes
     because = Because(Code.ADMITTED, "memory was free for it", figures)
     out.append(Place(call.session, call.name, call.limits, because))
     return True
@@ -111,7 +115,7 @@ def _session_bound(state: PolicyState, call: CallState) -> bool:
     session: SessionState = state.sessions[call.session]
     held = sum(c.held_bytes for c in session.calls.values())
     tools = tools_budget_bytes(session, state.budget_bytes)
-    return first_grant_bytes(call.intent, call.cap_bytes, state.config) > tools - held
+    return first_grant_bytes(call, state.config) > tools - held
 
 
 def _over_budget(call: CallState, needs: int, tools: int) -> Refuse:

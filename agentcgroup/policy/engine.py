@@ -135,7 +135,20 @@ def _call_update(state: PolicyState, what: i.CallUpdate, out: list[Action]) -> N
     _settle(state, what.t_ns, out)
 
 
-def _call_gone(state: PolicyState, what: i.CallEnd | i.CallWithdrawn, out: list[Action]) -> None:
+def _call_end(state: PolicyState, what: i.CallEnd, out: list[Action]) -> None:
+    call = state.drop_call(what.call)
+    if call is None:
+        return
+    if what.peak_bytes is not None:
+        state.learned.note(call.intent.command, what.peak_bytes, oom_killed=what.oom_killed)
+    _settle(state, what.t_ns, out)
+
+
+def _past_peak(state: PolicyState, what: i.PastPeak, out: list[Action]) -> None:
+    state.learned.note(what.command, what.peak_bytes, oom_killed=what.oom_killed)
+
+
+def _call_withdrawn(state: PolicyState, what: i.CallWithdrawn, out: list[Action]) -> None:
     if state.drop_call(what.call) is None:
         return
     _settle(state, what.t_ns, out)
@@ -250,10 +263,11 @@ _HANDLERS: dict[type[Any], Callable[[PolicyState, Any, list[Action]], None]] = {
     i.CallBegin: _call_begin,
     i.CallRestored: _call_restored,
     i.CallUpdate: _call_update,
-    i.CallWithdrawn: _call_gone,
-    i.CallEnd: _call_gone,
+    i.CallWithdrawn: _call_withdrawn,
+    i.CallEnd: _call_end,
     i.CallSample: _call_sample,
     i.AgentSample: _agent_sample,
     i.MemoryHigh: _memory_high,
+    i.PastPeak: _past_peak,
     i.Tick: _tick,
 }

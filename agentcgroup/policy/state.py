@@ -14,6 +14,7 @@ from ..types.intents import Intent, Priority
 from ..types.limits import Limits
 from ..types.sessions import Mode
 from ..units import MIB, NS_PER_S
+from .learning import Learned
 
 __all__ = ["CallPhase", "CallState", "PolicyConfig", "PolicyState", "SessionState"]
 
@@ -67,6 +68,7 @@ class CallState:
     begun_ns: int
     phase: CallPhase = CallPhase.QUEUED
     limits: Limits = field(default_factory=Limits)
+    learned_bytes: int | None = None
     grant_bytes: int = 0
     cap_bytes: int = 0
     current_bytes: int = 0
@@ -78,6 +80,11 @@ class CallState:
     frozen_since_ns: int | None = None
     unused_since_ns: int | None = None
     kill_at_ns: int | None = None
+
+    @property
+    def expected_bytes(self) -> int | None:
+        """Declared, else learned from its command."""
+        return self.learned_bytes if self.intent.memory is None else self.intent.memory
 
     @property
     def held_bytes(self) -> int:
@@ -139,6 +146,7 @@ class PolicyState:
     active: dict[str, SessionState] = field(default_factory=dict)
     overhead_bytes: int = 0
     calls: dict[str, CallState] = field(default_factory=dict)
+    learned: Learned = field(default_factory=Learned)
     stuck_since_ns: int | None = None
     last_ns: int = 0
 
