@@ -20,6 +20,7 @@ from ..enforce import files as enforce
 from ..errors import CgroupGoneError
 from ..log import get_logger
 from ..policy.engine import new_state, next_deadline_ns, step
+from ..policy.reclaim import anyone_waits
 from ..policy.state import PolicyConfig
 from ..protocol.errors import Kind, ProtocolError
 from ..types import actions as act
@@ -96,6 +97,9 @@ class Core:
                 self.feed(
                     i.PastPeak(now, outcome.command, outcome.peak_memory_bytes, oom_killed)
                 )  # fmt: skip
+
+    def someone_waits(self) -> bool:
+        return anyone_waits(self.state)
 
     def call_ended(self, record: CallRecord, outcome: Outcome) -> None:
         """After the outcome is stored and the leaf gone: policy gets the memory back."""

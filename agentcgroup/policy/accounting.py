@@ -17,6 +17,7 @@ from .limits import tools_budget_bytes
 from .state import CallState, PolicyState, SessionState
 
 __all__ = [
+    "barely_unused_bytes",
     "fair_share_bytes",
     "free_for",
     "host_free_bytes",
@@ -69,13 +70,18 @@ def slack_bytes(state: PolicyState, call: CallState) -> int:
 
 
 def unused_bytes(state: PolicyState, call: CallState, *, keep_declared: bool) -> int:
-    """What can be taken from a grant without reclaiming a page in use."""
+    """What can be taken from a grant without holding the call up at once."""
     if not call.runs:
         return 0
     kept = call.current_bytes + slack_bytes(state, call)
     if keep_declared:
         kept = max(kept, call.intent.memory or 0)
     return max(0, call.grant_bytes - kept)
+
+
+def barely_unused_bytes(call: CallState) -> int:
+    """All that can be taken without reclaiming a page in use; the next page is over the line."""
+    return max(0, call.grant_bytes - call.current_bytes - _LEAST_SLACK_BYTES) if call.runs else 0
 
 
 def leader(state: PolicyState, rank: int | None = None) -> SessionState | None:

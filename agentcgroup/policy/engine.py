@@ -18,7 +18,7 @@ from ..types.actions import Action, Because, Code, SetLimits, Terminate
 from ..types.outcomes import Reason
 from ..types.sessions import Mode
 from ..units import NS_PER_S
-from . import admission, grants
+from . import admission, grants, reclaim
 from .limits import cap_bytes, limits_for, tools_budget_bytes
 from .state import CallPhase, CallState, PolicyConfig, PolicyState, SessionState
 
@@ -159,6 +159,8 @@ def _call_sample(state: PolicyState, what: i.CallSample, out: list[Action]) -> N
     if call is None:
         return
     call.note_usage(what.t_ns, what.current_bytes)
+    if what.cache_bytes is not None:
+        call.cache_bytes = what.cache_bytes
     if state.sessions[call.session].mode is Mode.OFF:
         return
     if call.blocked_since_ns is None:
@@ -195,6 +197,7 @@ def _tick(state: PolicyState, what: i.Tick, out: list[Action]) -> None:
 def _settle(state: PolicyState, now_ns: int, out: list[Action]) -> None:
     """After every change: serve who waits, running calls first, then end what is overdue."""
     grants.serve_blocked(state, out)
+    reclaim.ask_for_cache(state, now_ns, out)
     grants.freeze_overdue(state, now_ns, out)
     grants.end_overdue_waits(state, now_ns, out)
     grants.break_deadlock(state, now_ns, out)

@@ -15,6 +15,7 @@ from ..types.outcomes import Reason
 from ..types.sessions import Mode
 from ..units import NS_PER_S
 from .accounting import (
+    barely_unused_bytes,
     fair_share_bytes,
     free_for,
     host_free_bytes,
@@ -207,7 +208,7 @@ def _beyond_share_bytes(state: PolicyState, call: CallState, taker: CallState) -
 def _of_lower_bytes(state: PolicyState, call: CallState, taker: CallState) -> int:
     if _rank(state, call) <= _rank(state, taker):
         return 0
-    return unused_bytes(state, call, keep_declared=False)
+    return barely_unused_bytes(call)
 
 
 def _of_equal_bytes(state: PolicyState, call: CallState, taker: CallState) -> int:

@@ -34,6 +34,7 @@ class PolicyConfig:
     share_weights: of high, normal and low sessions for their fair share of the host.
     partial_start_pct: a call begins with this much of what it declared, if no more is free.
     elder_room_pct: the eldest of a priority keeps room to grow by this much from its equals.
+    reclaim_every_ns: page cache is asked back for who waits no more often than this.
     deadlock_after_ns: all wait and none can finish for this long -> one kill.
     """
 
@@ -42,6 +43,7 @@ class PolicyConfig:
     step_bytes: int = 32 * MIB
     throttle_max_ns: int = 250_000_000
     shrink_after_ns: int = 200_000_000
+    reclaim_every_ns: int = 100_000_000
     deadlock_after_ns: int = 1 * NS_PER_S
     term_grace_ns: int = 5 * NS_PER_S
     default_pids_max: int = 512
@@ -73,6 +75,7 @@ class CallState:
     cap_bytes: int = 0
     current_bytes: int = 0
     current_ns: int = 0
+    cache_bytes: int = 0
     growth_bytes_per_s: int = 0
     started_ns: int = 0
     peak_bytes: int = 0
@@ -148,6 +151,7 @@ class PolicyState:
     calls: dict[str, CallState] = field(default_factory=dict)
     learned: Learned = field(default_factory=Learned)
     stuck_since_ns: int | None = None
+    reclaimed_ns: int | None = None
     last_ns: int = 0
 
     def add_call(self, call: CallState) -> None:

@@ -134,9 +134,12 @@ class PastPeak:
 
 @dataclass(frozen=True, slots=True)
 class CallSample:
+    """`cache_bytes`: page cache in it that reclaim would get back; None if nobody looked."""
+
     t_ns: int
     call: str
     current_bytes: int
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

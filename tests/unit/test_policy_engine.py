@@ -444,3 +444,36 @@ def test_sums_by_session_are_what_adding_up_gives() -> None:
     story.end("c1")
     story.feed(i.SessionEnd(story.now_ns, "b"))
     assert story.state.overhead_bytes == 20 * MIB and not story.state.active
+
+
+def test_page_cache_of_equals_and_lower_ones_is_asked_back_for_who_waits() -> None:
+    story = Story(400 * MIB)
+    for name, priority in (("high", Priority.HIGH), ("low", Priority.LOW)):
+        story.session(name, priority)
+    for session, call in (("high", "h"), ("low", "l")):
+        story.feed(
+            i.CallRestored(0, session, call, Intent(), 0, 200 * MIB, 200 * MIB, frozen=False)
+        )
+    story.feed(i.CallSample(0, "l", 200 * MIB, 150 * MIB))
+    story.sample("h", 200 * MIB)
+    asked = of(act.Reclaim, story.log)
+    assert [(a.call, a.amount_bytes) for a in asked] == [("l", 32 * MIB)]
+    assert not of(act.Reclaim, story.later(10 * MS)), "not again before it had its effect"
+    story.now_ns += 100 * MS
+    story.sample("l", 168 * MIB)
+    assert story.state.calls["h"].grant_bytes > 200 * MIB
+    assert not of(act.Kill, story.log)
+
+
+def test_page_cache_of_a_higher_one_is_left_alone() -> None:
+    story = Story(400 * MIB)
+    for name, priority in (("high", Priority.HIGH), ("low", Priority.LOW)):
+        story.session(name, priority)
+    for session, call in (("high", "h"), ("low", "l")):
+        story.feed(
+            i.CallRestored(0, session, call, Intent(), 0, 200 * MIB, 200 * MIB, frozen=False)
+        )
+    story.feed(i.CallSample(0, "h", 190 * MIB, 150 * MIB))
+    story.sample("l", 200 * MIB)
+    story.later(1 * MS)
+    assert not of(act.Reclaim, story.log)
