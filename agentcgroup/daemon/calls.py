@@ -97,6 +97,8 @@ class Calls:
                 {"intent": intent.model_dump(mode="json", exclude_none=True),
                  "limits": record.limits.as_dict(), "waited_ms": round(record.waited_ms, 3)},
             )  # fmt: skip
+        if source == "default" and record.learned_bytes is not None:
+            source = "learned"
         return self._answer(session, record, source)
 
     def _known(self, session: SessionRecord, key: str) -> CallRecord | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,7 @@ from ..enforce import files as enforce
 from ..errors import CgroupGoneError
 from ..log import get_logger
 from ..policy.engine import new_state, next_deadline_ns, step
+from ..policy.reclaim import anyone_waits
 from ..policy.state import PolicyConfig
 from ..protocol.errors import Kind, ProtocolError
 from ..types import actions as act
@@ -35,6 +36,8 @@ __all__ = ["Core"]
 
 _log = get_logger(__name__)
 _SIGTERM = 15
+# Whatever else ended a call, it may have wanted more memory later.
+_TRUE_PEAK = frozenset({Reason.COMPLETED, Reason.FAILED, Reason.OOM_KILLED})
 
 
 class Core:
@@ -85,6 +88,19 @@ class Core:
                 _log.warning("cannot apply %s: %s", type(action).__name__, error)
         self.schedule()
 
+    def learn(self, outcomes: Iterable[Outcome]) -> None:
+        """From what is kept of earlier calls, oldest first."""
+        now = self.clock.now_ns()
+        for outcome in outcomes:
+            if outcome.reason in _TRUE_PEAK and outcome.command and outcome.peak_memory_bytes:
+                oom_killed = outcome.reason is Reason.OOM_KILLED
+                self.feed(
+                    i.PastPeak(now, outcome.command, outcome.peak_memory_bytes, oom_killed)
+                )  # fmt: skip
+
+    def someone_waits(self) -> bool:
+        return anyone_waits(self.state)
+
     def call_ended(self, record: CallRecord, outcome: Outcome) -> None:
         """After the outcome is stored and the leaf gone: policy gets the memory back."""
         record.close_owner(self._loop)
@@ -93,7 +109,13 @@ class Core:
             body = outcome.model_dump(mode="json", exclude={"call", "session"})
             self.decisions.record(now, "call_end", record.session, record.name, body)
         self.record_session_sample(record.session, now)
-        self.feed(i.CallEnd(now, record.name))
+        self.feed(
+            i.CallEnd(
+                now, record.name,
+                outcome.peak_memory_bytes if outcome.reason in _TRUE_PEAK else None,
+                outcome.reason is Reason.OOM_KILLED,
+            )
+        )  # fmt: skip
 
     def record_session_sample(self, name: str, t_ns: int) -> None:
         """What the whole session holds, for the log: a trace of it can be replayed."""
@@ -146,6 +168,8 @@ class Core:
     def _place(self, action: act.Place) -> None:
         record = self.calls[action.call]
         record.limits = self._kernel_limits(action.limits)
+        learned = action.because.figures.get("learned_bytes")
+        record.learned_bytes = None if learned is None else int(learned)
         if record.admitted is not None and not record.admitted.done():
             record.admitted.set_result(None)
 

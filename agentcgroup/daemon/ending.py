@@ -145,6 +145,7 @@ class Ender:
             background_pids=survivors,
             biggest=record.biggest,
             pids_max=record.limits.pids_max,
+            learned_bytes=record.learned_bytes,
             tools_bytes=self._tools_bytes(session),
             ended_epoch_s=time.time(),
             **(figures(record, session, leaf, self._root) if leaf is not None else {}),

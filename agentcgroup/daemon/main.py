@@ -127,6 +127,7 @@ class Daemon:
             if config.daemon.guardian:
                 # Before the tree is read: it must not act on what we go by.
                 self._guardian.start()
+            self.core.learn(reversed(self._store.newest(None, config.outcomes.keep)))
             found = await recovery.run()
             await self._server.start(agent_socket, admin_socket, config.daemon.group)
         except BaseException:

@@ -156,6 +156,7 @@ class CallRecord:
     began_epoch_s: float
     leaf: CgroupLike | None = None
     limits: Limits = field(default_factory=Limits)
+    learned_bytes: int | None = None
     owner_pidfd: int = -1
     owner_watched: bool = False
     placed_ns: int | None = None

@@ -65,7 +65,8 @@ class Sampler:
         record.next_sample_ns = now_ns + record.sample_interval_ns
         body = {"memory_current_bytes": current}
         self._core.decisions.record(now_ns, "sample", record.session, record.name, body)
-        self._core.feed(i.CallSample(now_ns, record.name, current))
+        cache = _cache_bytes(record.leaf) if self._core.someone_waits() else None
+        self._core.feed(i.CallSample(now_ns, record.name, current, cache))
 
     @staticmethod
     def _interval_ns(record: CallRecord, current: int, moved: int) -> int:
@@ -84,12 +85,16 @@ class Sampler:
 
 
 def _unreclaimable_bytes(cgroup: CgroupLike) -> int:
-    """Memory that page-cache reclaim can't get back (kernel memory.stat)."""
+    """Memory that page-cache reclaim can't get back."""
     with contextlib.suppress(CgroupGoneError, ValueError):
         current = int(cgroup.try_read(files.MEMORY_CURRENT) or 0)
         if current < 4 * MIB:
             return current
-        stat = parse.flat_keyed(cgroup.try_read(files.MEMORY_STAT) or "")
-        cache = stat.get("file", 0) - stat.get("shmem", 0) + stat.get("slab_reclaimable", 0)
-        return max(0, current - cache)
+        return max(0, current - _cache_bytes(cgroup))
     return 0
+
+
+def _cache_bytes(cgroup: CgroupLike) -> int:
+    """Page cache that belongs to files, and slab (kernel memory.stat); tmpfs does not."""
+    stat = parse.flat_keyed(cgroup.try_read(files.MEMORY_STAT) or "")
+    return stat.get("file", 0) - stat.get("shmem", 0) + stat.get("slab_reclaimable", 0)

@@ -4,10 +4,10 @@
 The sum that must hold, per session and for the host: grants + reserves + measured
 overshoot <= budget.
 
-Every session with calls has a fair share of the host by priority. Two rules keep the
+Every session with calls has a fair share of the host by priority. Three rules keep the
 host from the state where all wait for each other: a higher-priority session keeps the
-unused rest of its share from lower ones, and among equals only one session at a time
-grows beyond its share.
+unused rest of its share from lower ones; among equals the eldest keeps room to grow from
+the younger ones; and only one of them at a time grows beyond its share.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from .limits import tools_budget_bytes
 from .state import CallState, PolicyState, SessionState
 
 __all__ = [
+    "barely_unused_bytes",
     "fair_share_bytes",
     "free_for",
     "host_free_bytes",
+    "leader",
     "may_exceed_share",
     "session_free_bytes",
     "slack_bytes",
@@ -30,23 +32,23 @@ _LEAST_SLACK_BYTES = 4 * MIB
 
 
 def host_free_bytes(state: PolicyState) -> int:
-    return state.budget_bytes - sum(s.held_bytes for s in state.sessions.values())
+    held = sum(session.calls_held_bytes for session in state.active.values())
+    return state.budget_bytes - state.overhead_bytes - held
 
 
 def session_free_bytes(state: PolicyState, session: SessionState) -> int:
-    held = sum(call.held_bytes for call in session.calls.values())
-    return tools_budget_bytes(session, state.budget_bytes) - held
+    return tools_budget_bytes(session, state.budget_bytes) - session.calls_held_bytes
 
 
 def free_for(state: PolicyState, session: SessionState) -> int:
     """Bytes a call of `session` may be granted now without taking from anybody."""
-    host = host_free_bytes(state) - _kept_for_higher_bytes(state, session)
-    return min(host, session_free_bytes(state, session))
+    kept = _kept_bytes(state, session)
+    return min(host_free_bytes(state) - kept, session_free_bytes(state, session))
 
 
 def fair_share_bytes(state: PolicyState, session: SessionState) -> int:
     weights = state.config.share_weights
-    total = sum(weights[s.priority.rank] for s in state.sessions.values() if s.calls)
+    total = sum(weights[other.priority.rank] for other in state.active.values())
     if not total:
         return state.budget_bytes
     return state.budget_bytes * weights[session.priority.rank] // total
@@ -57,9 +59,8 @@ def may_exceed_share(state: PolicyState, session: SessionState) -> bool:
     return not any(
         other is not session
         and other.priority.rank <= session.priority.rank
-        and other.calls
         and other.held_bytes > fair_share_bytes(state, other)
-        for other in state.sessions.values()
+        for other in state.active.values()
     )
 
 
@@ -69,7 +70,7 @@ def slack_bytes(state: PolicyState, call: CallState) -> int:
 
 
 def unused_bytes(state: PolicyState, call: CallState, *, keep_declared: bool) -> int:
-    """What can be taken from a grant without reclaiming a page in use."""
+    """What can be taken from a grant without holding the call up at once."""
     if not call.runs:
         return 0
     kept = call.current_bytes + slack_bytes(state, call)
@@ -78,20 +79,64 @@ def unused_bytes(state: PolicyState, call: CallState, *, keep_declared: bool) ->
     return max(0, call.grant_bytes - kept)
 
 
-def _kept_for_higher_bytes(state: PolicyState, session: SessionState) -> int:
+def barely_unused_bytes(call: CallState) -> int:
+    """All that can be taken without reclaiming a page in use; the next page is over the line."""
+    return max(0, call.grant_bytes - call.current_bytes - _LEAST_SLACK_BYTES) if call.runs else 0
+
+
+def leader(state: PolicyState, rank: int | None = None) -> SessionState | None:
+    """Who is to finish first (of priority `rank`): the highest, then whose running call is
+    the oldest."""
+    found: SessionState | None = None
+    first: tuple[int, int, str] | None = None
+    for session in state.active.values():
+        begun = _begun_ns(session)
+        if begun is None or rank not in (None, session.priority.rank):
+            continue
+        order = (session.priority.rank, begun, session.name)
+        if first is None or order < first:
+            found, first = session, order
+    return found
+
+
+def _kept_bytes(state: PolicyState, session: SessionState) -> int:
+    """Not for `session`, although free: what higher sessions have not used of their shares,
+    and room to grow for the eldest of its own priority.
+
+    Without that room equals that grow at the same time all stop half way, and only a kill
+    gets them going again.
+    """
+    eldest = leader(state, session.priority.rank)
     kept = 0
-    for other in state.sessions.values():
-        if other.priority.rank < session.priority.rank and any(
-            call.runs for call in other.calls.values()
-        ):
-            share = min(fair_share_bytes(state, other), _wanted_bytes(state, other))
-            kept += max(0, share - other.held_bytes)
+    for other in state.active.values():
+        if other is session or _begun_ns(other) is None:
+            continue
+        if other.priority.rank < session.priority.rank:
+            reach = fair_share_bytes(state, other)
+        elif other is eldest:
+            reach = other.held_bytes * (100 + state.config.elder_room_pct) // 100
+        else:
+            continue
+        kept += max(0, min(reach, _wanted_bytes(state, other)) - other.held_bytes)
     return kept
 
 
+def _begun_ns(session: SessionState) -> int | None:
+    """Of its oldest call that runs."""
+    return min((call.begun_ns for call in session.calls.values() if call.runs), default=None)
+
+
 def _wanted_bytes(state: PolicyState, session: SessionState) -> int:
-    """The most the session could use: its calls' declared peaks, else their caps."""
-    wanted = session.overhead_bytes
-    for call in session.calls.values():
-        wanted += max(call.intent.memory or call.cap_bytes, call.held_bytes)
-    return wanted
+    """The most the session could use."""
+    return session.overhead_bytes + sum(
+        max(_claim_bytes(call), call.held_bytes) for call in session.calls.values()
+    )
+
+
+def _claim_bytes(call: CallState) -> int:
+    """Twice what is expected, for people guess; what is beyond that, or unknown, may go as
+    far as its cap."""
+    expected = call.expected_bytes
+    if expected is None or call.current_bytes > expected:
+        return call.cap_bytes
+    return min(call.cap_bytes, 2 * expected)

@@ -7,7 +7,7 @@ from ..types.actions import Action, Because, Code, Place, Refuse, Wait
 from ..types.inputs import CallBegin
 from ..types.sessions import Mode
 from ..units import NS_PER_S, format_bytes
-from .accounting import free_for
+from .accounting import fair_share_bytes, free_for, leader
 from .grants import take_unused
 from .limits import cap_bytes, first_grant_bytes, limits_for, tools_budget_bytes
 from .state import CallPhase, CallState, PolicyState, SessionState
@@ -20,12 +20,13 @@ def begin(state: PolicyState, what: CallBegin, out: list[Action]) -> None:
     call = CallState(what.call, what.session, what.intent, begun_ns=what.t_ns)
     tools = tools_budget_bytes(session, state.budget_bytes)
     call.cap_bytes = cap_bytes(what.intent, tools)
+    if what.intent.memory is None:
+        call.learned_bytes = state.learned.expected_bytes(what.intent.command)
     needs = max(what.intent.memory or 0, state.config.min_grant_bytes)
     if session.mode is Mode.ENFORCE and needs > tools:
         out.append(_over_budget(call, needs, tools))
         return
-    state.calls[call.name] = call
-    session.calls[call.name] = call
+    state.add_call(call)
     ahead = [c for c in queue_in_order(state) if c is not call and _blocks(state, c, call)]
     if ahead:
         text = f"{len(ahead)} tool calls were waiting before it"
@@ -72,14 +73,17 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
     session = state.sessions[call.session]
     tools = tools_budget_bytes(session, state.budget_bytes)
     call.cap_bytes = cap_bytes(call.intent, tools)
-    want = first_grant_bytes(call.intent, call.cap_bytes, state.config)
+    want = first_grant_bytes(call, state.config)
     grant = want
     if session.mode is Mode.ENFORCE:
-        declared = call.intent.memory is not None
-        least = want if declared else min(want, state.config.min_grant_bytes)
+        if call.intent.memory is None and leader(state) in (None, session):
+            share_left = fair_share_bytes(state, session) - session.held_bytes
+            want = max(want, min(share_left, call.cap_bytes))
+        declared = (call.intent.memory or 0) * state.config.partial_start_pct // 100
+        least = min(want, max(state.config.min_grant_bytes, declared))
         free = free_for(state, session)
-        if free < least:
-            take_unused(state, call, least - free, out)
+        if free < want:
+            take_unused(state, call, want - free, out)
             free = free_for(state, session)
         if free < least:
             return False
@@ -89,6 +93,8 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
     call.grant_bytes = grant
     call.limits = limits_for(call.intent, session, grant, call.cap_bytes, state.config)
     figures = {"grant_bytes": grant, "cap_bytes": call.cap_bytes}
+    if call.learned_bytes is not None:
+        figures["learned_bytes"] = call.learned_bytes
     because = Because(Code.ADMITTED, "memory was free for it", figures)
     out.append(Place(call.session, call.name, call.limits, because))
     return True
@@ -109,7 +115,7 @@ def _session_bound(state: PolicyState, call: CallState) -> bool:
     session: SessionState = state.sessions[call.session]
     held = sum(c.held_bytes for c in session.calls.values())
     tools = tools_budget_bytes(session, state.budget_bytes)
-    return first_grant_bytes(call.intent, call.cap_bytes, state.config) > tools - held
+    return first_grant_bytes(call, state.config) > tools - held
 
 
 def _over_budget(call: CallState, needs: int, tools: int) -> Refuse:
@@ -125,7 +131,4 @@ def _over_budget(call: CallState, needs: int, tools: int) -> Refuse:
 
 
 def _forget(state: PolicyState, call: CallState) -> None:
-    state.calls.pop(call.name, None)
-    session = state.sessions.get(call.session)
-    if session is not None:
-        session.calls.pop(call.name, None)
+    state.drop_call(call.name)

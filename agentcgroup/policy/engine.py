@@ -18,7 +18,7 @@ from ..types.actions import Action, Because, Code, SetLimits, Terminate
 from ..types.outcomes import Reason
 from ..types.sessions import Mode
 from ..units import NS_PER_S
-from . import admission, grants
+from . import admission, grants, reclaim
 from .limits import cap_bytes, limits_for, tools_budget_bytes
 from .state import CallPhase, CallState, PolicyConfig, PolicyState, SessionState
 
@@ -64,7 +64,7 @@ def _host_budget(state: PolicyState, what: i.HostBudget, out: list[Action]) -> N
 
 
 def _session_begin(state: PolicyState, what: i.SessionBegin, out: list[Action]) -> None:
-    state.sessions[what.session] = SessionState(
+    session = SessionState(
         what.session,
         what.priority,
         what.budget_bytes,
@@ -72,16 +72,20 @@ def _session_begin(state: PolicyState, what: i.SessionBegin, out: list[Action]) 
         what.mode,
         what.cpu_cores,
     )
+    state.sessions[what.session] = session
+    state.overhead_bytes += session.overhead_bytes
 
 
 def _session_update(state: PolicyState, what: i.SessionUpdate, out: list[Action]) -> None:
     session = _session(state, what.session)
+    overhead_before = session.overhead_bytes
     session.priority = what.priority or session.priority
     session.mode = what.mode or session.mode
     if what.budget_bytes is not None:
         session.budget_bytes = what.budget_bytes
     if what.reserve_bytes is not None:
         session.reserve_bytes = what.reserve_bytes
+    state.overhead_bytes += session.overhead_bytes - overhead_before
     if what.cpu_cores is not None:
         session.cpu_cores = what.cpu_cores
     for call in session.calls.values():
@@ -96,8 +100,9 @@ def _session_end(state: PolicyState, what: i.SessionEnd, out: list[Action]) -> N
     for call in list(session.calls.values()):
         if call.runs or call.phase is CallPhase.TERMINATING:
             grants.kill_call(call, Reason.KILLED_BY_POLICY, because, out)
-        state.calls.pop(call.name, None)
+        state.drop_call(call.name)
     del state.sessions[session.name]
+    state.overhead_bytes -= session.overhead_bytes
     _settle(state, what.t_ns, out)
 
 
@@ -118,7 +123,7 @@ def _call_restored(state: PolicyState, what: i.CallRestored, out: list[Action]) 
     if what.frozen:
         call.phase = CallPhase.FROZEN
         call.blocked_since_ns = call.frozen_since_ns = what.t_ns
-    state.calls[call.name] = session.calls[call.name] = call
+    state.add_call(call)
     # Nothing is decided before the picture is whole: the Tick after the last one settles.
 
 
@@ -130,13 +135,22 @@ def _call_update(state: PolicyState, what: i.CallUpdate, out: list[Action]) -> N
     _settle(state, what.t_ns, out)
 
 
-def _call_gone(state: PolicyState, what: i.CallEnd | i.CallWithdrawn, out: list[Action]) -> None:
-    call = state.calls.pop(what.call, None)
+def _call_end(state: PolicyState, what: i.CallEnd, out: list[Action]) -> None:
+    call = state.drop_call(what.call)
     if call is None:
         return
-    session = state.sessions.get(call.session)
-    if session is not None:
-        session.calls.pop(call.name, None)
+    if what.peak_bytes is not None:
+        state.learned.note(call.intent.command, what.peak_bytes, oom_killed=what.oom_killed)
+    _settle(state, what.t_ns, out)
+
+
+def _past_peak(state: PolicyState, what: i.PastPeak, out: list[Action]) -> None:
+    state.learned.note(what.command, what.peak_bytes, oom_killed=what.oom_killed)
+
+
+def _call_withdrawn(state: PolicyState, what: i.CallWithdrawn, out: list[Action]) -> None:
+    if state.drop_call(what.call) is None:
+        return
     _settle(state, what.t_ns, out)
 
 
@@ -144,8 +158,9 @@ def _call_sample(state: PolicyState, what: i.CallSample, out: list[Action]) -> N
     call = state.calls.get(what.call)
     if call is None:
         return
-    call.current_bytes = what.current_bytes
-    call.peak_bytes = max(call.peak_bytes, what.current_bytes)
+    call.note_usage(what.t_ns, what.current_bytes)
+    if what.cache_bytes is not None:
+        call.cache_bytes = what.cache_bytes
     if state.sessions[call.session].mode is Mode.OFF:
         return
     if call.blocked_since_ns is None:
@@ -161,8 +176,7 @@ def _memory_high(state: PolicyState, what: i.MemoryHigh, out: list[Action]) -> N
     if call is None or not call.runs or state.sessions[call.session].mode is Mode.OFF:
         return
     current = call.grant_bytes if what.current_bytes is None else what.current_bytes
-    call.current_bytes = max(call.current_bytes, current)
-    call.peak_bytes = max(call.peak_bytes, call.current_bytes)
+    call.note_usage(what.t_ns, max(call.current_bytes, current))
     if call.blocked_since_ns is None:
         grants.raise_if_near(state, call, what.t_ns, out)
 
@@ -170,7 +184,9 @@ def _memory_high(state: PolicyState, what: i.MemoryHigh, out: list[Action]) -> N
 def _agent_sample(state: PolicyState, what: i.AgentSample, out: list[Action]) -> None:
     session = state.sessions.get(what.session)
     if session is not None:
+        overhead_before = session.overhead_bytes
         session.agent_bytes = what.current_bytes
+        state.overhead_bytes += session.overhead_bytes - overhead_before
 
 
 def _tick(state: PolicyState, what: i.Tick, out: list[Action]) -> None:
@@ -181,6 +197,7 @@ def _tick(state: PolicyState, what: i.Tick, out: list[Action]) -> None:
 def _settle(state: PolicyState, now_ns: int, out: list[Action]) -> None:
     """After every change: serve who waits, running calls first, then end what is overdue."""
     grants.serve_blocked(state, out)
+    reclaim.ask_for_cache(state, now_ns, out)
     grants.freeze_overdue(state, now_ns, out)
     grants.end_overdue_waits(state, now_ns, out)
     grants.break_deadlock(state, now_ns, out)
@@ -249,10 +266,11 @@ _HANDLERS: dict[type[Any], Callable[[PolicyState, Any, list[Action]], None]] = {
     i.CallBegin: _call_begin,
     i.CallRestored: _call_restored,
     i.CallUpdate: _call_update,
-    i.CallWithdrawn: _call_gone,
-    i.CallEnd: _call_gone,
+    i.CallWithdrawn: _call_withdrawn,
+    i.CallEnd: _call_end,
     i.CallSample: _call_sample,
     i.AgentSample: _agent_sample,
     i.MemoryHigh: _memory_high,
+    i.PastPeak: _past_peak,
     i.Tick: _tick,
 }

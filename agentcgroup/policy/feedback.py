@@ -45,6 +45,7 @@ class EndFacts:
     pids_peak: int | None = None
     pids_limit_hits: int | None = None
     pids_max: int | None = None
+    learned_bytes: int | None = None
     swap_limit_hits: int | None = None
     io_bytes: int | None = None
     duration_s: float | None = None
@@ -67,6 +68,7 @@ def build_outcome(facts: EndFacts) -> Outcome:
         command=plain_command(facts.intent.command),
         peak_memory_bytes=facts.peak_memory_bytes,
         memory_limit_bytes=facts.memory_limit_bytes,
+        learned_memory_bytes=facts.learned_bytes,
         cpu_s=facts.cpu_s,
         throttled_ms=facts.throttled_ms,
         waited_ms=facts.waited_ms,

@@ -15,9 +15,11 @@ from ..types.outcomes import Reason
 from ..types.sessions import Mode
 from ..units import NS_PER_S
 from .accounting import (
+    barely_unused_bytes,
     fair_share_bytes,
     free_for,
     host_free_bytes,
+    leader,
     may_exceed_share,
     session_free_bytes,
     slack_bytes,
@@ -39,7 +41,9 @@ __all__ = [
 
 
 def step_bytes(state: PolicyState, call: CallState) -> int:
-    return max(state.config.step_bytes, call.grant_bytes // 4)
+    config = state.config
+    coming = call.growth_bytes_per_s * config.growth_horizon_ns // NS_PER_S
+    return max(config.step_bytes, call.grant_bytes // 4, coming)
 
 
 def raise_if_near(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:
@@ -118,11 +122,13 @@ def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
 
 
 def shrink_unused(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:
-    """Take back a grant that has been unused for a while, down to what was declared."""
+    """Take back a grant that has been unused for a while, down to what was declared. Who is
+    to finish first keeps it: it would only come back for it."""
     first = call.intent.memory or state.config.default_grant_bytes
     target = min(call.cap_bytes, max(first, call.current_bytes + slack_bytes(state, call)))
     # Less than a quarter of a step is not worth a write that may reclaim.
-    if not call.runs or call.grant_bytes <= target + state.config.step_bytes // 4:
+    leads = leader(state) is state.sessions[call.session]
+    if leads or not call.runs or call.grant_bytes <= target + state.config.step_bytes // 4:
         call.unused_since_ns = None
     elif call.unused_since_ns is None:
         call.unused_since_ns = now_ns
@@ -170,31 +176,45 @@ def _free_within_rules(state: PolicyState, session: SessionState, extra: int) ->
 
 
 def take_unused(state: PolicyState, taker: CallState, need_bytes: int, out: list[Action]) -> None:
-    """Unused parts of other grants: lowest priority first, never from a higher one, and from
-    an equal one only what it did not declare."""
-    rank = _rank(state, taker)
+    """Unused parts of other grants: what lies beyond the fair share of its session first, for
+    that is anybody's; then those of lower priorities; then half of what equals did not
+    declare (not all of it: who has just begun is about to use it)."""
     session = state.sessions[taker.session]
     tight_session = session_free_bytes(state, session) <= host_free_bytes(state)
     others = [
         c
         for c in state.calls.values()
-        if c is not taker
-        and _rank(state, c) >= rank
-        and (not tight_session or c.session == taker.session)
+        if c is not taker and c.runs and (not tight_session or c.session == taker.session)
     ]
+    others.sort(key=lambda c: (-_rank(state, c), -c.grant_bytes, c.name))
+    for takeable_bytes in (_beyond_share_bytes, _of_lower_bytes, _of_equal_bytes):
+        for call in others:
+            take = min(need_bytes, takeable_bytes(state, call, taker))
+            if take <= 0:
+                continue
+            text = f"its unused part went to {taker.name}"
+            _set_grant(call, call.grant_bytes - take, Because(Code.YIELD_TO_HIGHER, text), out)
+            need_bytes -= take
+            if need_bytes <= 0:
+                return
 
-    def unused(call: CallState) -> int:
-        return unused_bytes(state, call, keep_declared=_rank(state, call) == rank)
 
-    for call in sorted(others, key=lambda c: (-_rank(state, c), -unused(c), c.name)):
-        take = min(need_bytes, unused(call))
-        if take <= 0:
-            continue
-        text = f"its unused part went to {taker.name}"
-        _set_grant(call, call.grant_bytes - take, Because(Code.YIELD_TO_HIGHER, text), out)
-        need_bytes -= take
-        if need_bytes <= 0:
-            return
+def _beyond_share_bytes(state: PolicyState, call: CallState, taker: CallState) -> int:
+    owner = state.sessions[call.session]
+    beyond = owner.held_bytes - fair_share_bytes(state, owner)
+    return min(unused_bytes(state, call, keep_declared=False), beyond)
+
+
+def _of_lower_bytes(state: PolicyState, call: CallState, taker: CallState) -> int:
+    if _rank(state, call) <= _rank(state, taker):
+        return 0
+    return barely_unused_bytes(call)
+
+
+def _of_equal_bytes(state: PolicyState, call: CallState, taker: CallState) -> int:
+    if _rank(state, call) != _rank(state, taker):
+        return 0
+    return unused_bytes(state, call, keep_declared=True) // 2
 
 
 def _set_grant(call: CallState, grant: int, because: Because, out: list[Action]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ..types.intents import Intent, Latency, OnExceed, Priority
 from ..types.limits import Limits
-from .state import PolicyConfig, SessionState
+from .state import CallState, PolicyConfig, SessionState
 
 __all__ = ["cap_bytes", "first_grant_bytes", "limits_for", "tools_budget_bytes"]
 
@@ -31,9 +31,10 @@ def cap_bytes(intent: Intent, tools_bytes: int) -> int:
     return cap
 
 
-def first_grant_bytes(intent: Intent, cap: int, config: PolicyConfig) -> int:
+def first_grant_bytes(call: CallState, config: PolicyConfig) -> int:
     """What the call asks for at its begin; never above its cap."""
-    return min(cap, intent.memory if intent.memory is not None else config.default_grant_bytes)
+    expected = call.expected_bytes
+    return min(call.cap_bytes, config.default_grant_bytes if expected is None else expected)
 
 
 def limits_for(

@@ -14,8 +14,11 @@ from ..types.intents import Intent, Priority
 from ..types.limits import Limits
 from ..types.sessions import Mode
 from ..units import MIB, NS_PER_S
+from .learning import Learned
 
 __all__ = ["CallPhase", "CallState", "PolicyConfig", "PolicyState", "SessionState"]
+
+_LEAST_INTERVAL_NS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,14 @@ class PolicyConfig:
 
     default_grant_bytes: first line drawn for a call that declared nothing.
     min_grant_bytes: below this nothing is admitted.
-    step_bytes: smallest raise; a raise also grows with the grant (a quarter of it).
+    step_bytes: smallest raise; a raise also grows with the grant (a quarter of it) and with
+        the call's measured growth: what it takes within growth_horizon_ns.
     throttle_max_ns: how long a call may sleep at its grant before it is frozen.
     shrink_after_ns: how long a grant must be unused before it is taken back.
     share_weights: of high, normal and low sessions for their fair share of the host.
+    partial_start_pct: a call begins with this much of what it declared, if no more is free.
+    elder_room_pct: the eldest of a priority keeps room to grow by this much from its equals.
+    reclaim_every_ns: page cache is asked back for who waits no more often than this.
     deadlock_after_ns: all wait and none can finish for this long -> one kill.
     """
 
@@ -36,11 +43,15 @@ class PolicyConfig:
     step_bytes: int = 32 * MIB
     throttle_max_ns: int = 250_000_000
     shrink_after_ns: int = 200_000_000
+    reclaim_every_ns: int = 100_000_000
     deadlock_after_ns: int = 1 * NS_PER_S
     term_grace_ns: int = 5 * NS_PER_S
     default_pids_max: int = 512
     default_max_wait_s: float = 300.0
     share_weights: tuple[int, int, int] = (4, 2, 1)
+    partial_start_pct: int = 25
+    elder_room_pct: int = 75
+    growth_horizon_ns: int = 50_000_000
 
 
 class CallPhase(StrEnum):
@@ -59,9 +70,13 @@ class CallState:
     begun_ns: int
     phase: CallPhase = CallPhase.QUEUED
     limits: Limits = field(default_factory=Limits)
+    learned_bytes: int | None = None
     grant_bytes: int = 0
     cap_bytes: int = 0
     current_bytes: int = 0
+    current_ns: int = 0
+    cache_bytes: int = 0
+    growth_bytes_per_s: int = 0
     started_ns: int = 0
     peak_bytes: int = 0
     blocked_since_ns: int | None = None
@@ -70,10 +85,28 @@ class CallState:
     kill_at_ns: int | None = None
 
     @property
+    def expected_bytes(self) -> int | None:
+        """Declared, else learned from its command."""
+        return self.learned_bytes if self.intent.memory is None else self.intent.memory
+
+    @property
     def held_bytes(self) -> int:
         if self.phase is CallPhase.QUEUED:
             return 0
         return max(self.grant_bytes, self.current_bytes)
+
+    def note_usage(self, now_ns: int, current_bytes: int) -> None:
+        """Growth is the last measured one, or half of the one before if that is more: bursts
+        come in steps with short rests between them."""
+        elapsed_ns = now_ns - self.current_ns
+        if elapsed_ns >= _LEAST_INTERVAL_NS:
+            gained = max(0, current_bytes - self.current_bytes)
+            self.growth_bytes_per_s = max(
+                gained * NS_PER_S // elapsed_ns, self.growth_bytes_per_s // 2
+            )
+            self.current_ns = now_ns
+        self.current_bytes = current_bytes
+        self.peak_bytes = max(self.peak_bytes, current_bytes)
 
     @property
     def runs(self) -> bool:
@@ -97,15 +130,41 @@ class SessionState:
         return max(self.reserve_bytes, self.agent_bytes)
 
     @property
+    def calls_held_bytes(self) -> int:
+        return sum(call.held_bytes for call in self.calls.values())
+
+    @property
     def held_bytes(self) -> int:
-        return self.overhead_bytes + sum(call.held_bytes for call in self.calls.values())
+        return self.overhead_bytes + self.calls_held_bytes
 
 
 @dataclass(slots=True)
 class PolicyState:
+    """`active` are the sessions with calls, so that idle ones cost no event anything;
+    `overhead_bytes` is the sum of what all sessions keep for or hold in their agents."""
+
     config: PolicyConfig
     budget_bytes: int
     sessions: dict[str, SessionState] = field(default_factory=dict)
+    active: dict[str, SessionState] = field(default_factory=dict)
+    overhead_bytes: int = 0
     calls: dict[str, CallState] = field(default_factory=dict)
+    learned: Learned = field(default_factory=Learned)
     stuck_since_ns: int | None = None
+    reclaimed_ns: int | None = None
     last_ns: int = 0
+
+    def add_call(self, call: CallState) -> None:
+        session = self.sessions[call.session]
+        self.calls[call.name] = session.calls[call.name] = call
+        self.active[session.name] = session
+
+    def drop_call(self, name: str) -> CallState | None:
+        call = self.calls.pop(name, None)
+        if call is None:
+            return None
+        session = self.sessions[call.session]
+        session.calls.pop(name, None)
+        if not session.calls:
+            self.active.pop(session.name, None)
+        return call

@@ -38,6 +38,7 @@ class Code(StrEnum):
     WAITED_TOO_LONG = "waited_too_long"
     GROWING = "growing"
     UNUSED = "unused"
+    CACHE_FOR_WAITING = "cache_for_waiting"
     YIELD_TO_HIGHER = "yield_to_higher"
     THROTTLED_TOO_LONG = "throttled_too_long"
     GRANTED_AGAIN = "granted_again"
@@ -107,6 +108,8 @@ class SetLimits:
 
 @dataclass(frozen=True, slots=True)
 class Reclaim:
+    """memory.reclaim: give page cache back, as much of `amount_bytes` as there is."""
+
     session: str
     call: str
     amount_bytes: int

@@ -22,6 +22,7 @@ __all__ = [
     "HostBudget",
     "Input",
     "MemoryHigh",
+    "PastPeak",
     "SessionBegin",
     "SessionEnd",
     "SessionUpdate",
@@ -112,15 +113,33 @@ class CallWithdrawn:
 
 @dataclass(frozen=True, slots=True)
 class CallEnd:
+    """`peak_bytes` is what the kernel saw, if the call was not cut short for another reason
+    than memory: then its command is remembered with it."""
+
     t_ns: int
     call: str
+    peak_bytes: int | None = None
+    oom_killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PastPeak:
+    """From the outcomes that were kept: what a command took before this daemon was here."""
+
+    t_ns: int
+    command: str
+    peak_bytes: int
+    oom_killed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CallSample:
+    """`cache_bytes`: page cache in it that reclaim would get back; None if nobody looked."""
+
     t_ns: int
     call: str
     current_bytes: int
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,5 +178,6 @@ Input = (
     | CallSample
     | AgentSample
     | MemoryHigh
+    | PastPeak
     | Tick
 )

@@ -63,6 +63,7 @@ class Outcome(_Record):
     command: str | None = None
     peak_memory_bytes: int | None = None
     memory_limit_bytes: int | None = None
+    learned_memory_bytes: int | None = None
     cpu_s: float | None = None
     throttled_ms: float | None = None
     waited_ms: float | None = None

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Page cache of others, before anybody has to stand still for it. Bytes.
+
+A call that waits is served from cache of its own or lower priority: the kernel would have
+dropped it at the host's limit as well, but our lines are drawn in what calls hold, cache
+included. What came back shows in the victim's next sample and is granted then.
+"""
+
+from __future__ import annotations
+
+from ..types.actions import Action, Because, Code, Reclaim
+from ..types.sessions import Mode
+from ..units import MIB, format_bytes
+from .accounting import host_free_bytes, session_free_bytes
+from .state import CallPhase, CallState, PolicyState
+
+__all__ = ["anyone_waits", "ask_for_cache"]
+
+_LEAST_BYTES = 4 * MIB
+
+
+def anyone_waits(state: PolicyState) -> bool:
+    return any(
+        call.blocked_since_ns is not None or call.phase is CallPhase.QUEUED
+        for call in state.calls.values()
+    )
+
+
+def ask_for_cache(state: PolicyState, now_ns: int, out: list[Action]) -> None:
+    since = state.reclaimed_ns
+    if since is not None and now_ns - since < state.config.reclaim_every_ns:
+        return
+    waiting = _first_in_need(state)
+    if waiting is None:
+        return
+    need = max(state.config.step_bytes, waiting.expected_bytes or 0)
+    for call in _holders(state, waiting):
+        amount = min(need, call.cache_bytes)
+        if amount < _LEAST_BYTES:
+            continue
+        call.cache_bytes -= amount
+        state.reclaimed_ns = now_ns
+        text = f"{format_bytes(amount)} of its page cache are needed for {waiting.name}"
+        because = Because(Code.CACHE_FOR_WAITING, text)
+        out.append(Reclaim(call.session, call.name, amount, because))
+        need -= amount
+        if need < _LEAST_BYTES:
+            return
+
+
+def _first_in_need(state: PolicyState) -> CallState | None:
+    """Running calls before queued ones, then priority, then age."""
+    waiting = [
+        call
+        for call in state.calls.values()
+        if (call.runs and call.blocked_since_ns is not None) or call.phase is CallPhase.QUEUED
+    ]
+    return min(
+        waiting,
+        key=lambda c: (c.phase is CallPhase.QUEUED, _rank(state, c), c.begun_ns, c.name),
+        default=None,
+    )
+
+
+def _holders(state: PolicyState, waiting: CallState) -> list[CallState]:
+    """Whose cache may go for it: lower priorities first, the largest first."""
+    session = state.sessions[waiting.session]
+    tight_session = session_free_bytes(state, session) <= host_free_bytes(state)
+    found = [
+        call
+        for call in state.calls.values()
+        if call is not waiting
+        and call.runs
+        and _rank(state, call) >= _rank(state, waiting)
+        and state.sessions[call.session].mode is Mode.ENFORCE
+        and (not tight_session or call.session == waiting.session)
+    ]
+    return sorted(found, key=lambda c: (-_rank(state, c), -c.cache_bytes, c.name))
+
+
+def _rank(state: PolicyState, call: CallState) -> int:
+    return state.sessions[call.session].priority.rank

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's isolation scenarios: one session of high and two of low priority on too little
+memory. Survival, kills and waits, the high one's allocation latency, the makespan.
+
+Runs inside a guest with the authors' traces shared into it. Every round plays each row once,
+shuffled, in one boot:
+
+    none, static, agentcgroup   at the total under test
+    alone                       each session by itself
+    unlimited                   agentcgroup with more memory than all peaks together: the same
+                                CPU weights, and no memory limit that could bind
+
+    python isolation.py TRACES [--total 1100M] [--speed 10] [--intent none] [--rounds 10]
+                        [--policies …] [--out FILE]
+
+Prints one JSON object; --out keeps every run as it was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+from pathlib import Path
+from typing import Any
+
+from agentcgroup.replay.driver import run_policy
+from agentcgroup.replay.jobs import SessionJob, load_jobs
+from agentcgroup.replay.options import DeclaredIntent, Policy, ReplayOptions
+from agentcgroup.replay.results import RunResult
+from agentcgroup.types.intents import Priority
+from agentcgroup.units import parse_size_bytes
+
+HIGH = "all_images_haiku/dask__dask-11628"
+LOW = "all_images_haiku/sigmavirus24__github3.py-673"
+PRIORITIES = (Priority.HIGH, Priority.LOW, Priority.LOW)
+UNLIMITED = "unlimited"
+ROWS = ("none", "static", "agentcgroup", "alone", UNLIMITED)
+RESAMPLES = 2000
+
+
+def main() -> None:
+    asked = arguments()
+    total_bytes = parse_size_bytes(asked.total)
+    options = options_for(asked, total_bytes)
+    paths = [asked.traces / HIGH, asked.traces / LOW, asked.traces / LOW]
+    jobs = load_jobs(paths, PRIORITIES, options)
+    rows = [row for row in ROWS if row in asked.rows.split(",")]
+    draw = random.Random(asked.seed)
+    measured: dict[str, list[RunResult]] = {row: [] for row in rows}
+    for number in range(1, asked.rounds + 1):
+        for row in draw.sample(rows, len(rows)):
+            measured[row].append(play(row, jobs, options, number))
+        keep(asked.out, measured)
+    print(json.dumps(summary(asked, measured), indent=1))
+
+
+def options_for(asked: argparse.Namespace, total_bytes: int) -> ReplayOptions:
+    return ReplayOptions(
+        total_memory_bytes=total_bytes,
+        speed=asked.speed,
+        intent=DeclaredIntent(asked.intent),
+        layers=asked.layers,
+        seed=asked.seed,
+    )
+
+
+def play(
+    row: str, jobs: list[SessionJob], options: ReplayOptions, number: int
+) -> RunResult:  # fmt: skip
+    if row != UNLIMITED:
+        return run_policy(Policy(row), jobs, options, run=number)
+    room = ReplayOptions(
+        total_memory_bytes=2 * sum(job.need_bytes for job in jobs), speed=options.speed,
+        intent=options.intent, layers=options.layers, seed=options.seed,
+    )  # fmt: skip
+    return run_policy(Policy.AGENTCGROUP, jobs, room, run=number)
+
+
+def summary(asked: argparse.Namespace, measured: dict[str, list[RunResult]]) -> dict[str, Any]:
+    rows = {row: row_summary(runs) for row, runs in measured.items() if runs}
+    return {
+        "total": asked.total, "speed": asked.speed, "intent": asked.intent,
+        "layers": asked.layers, "rounds": asked.rounds, "rows": rows,
+        "agentcgroup_over": {
+            base: against(measured["agentcgroup"], measured[base])
+            for base in ("alone", UNLIMITED)
+            if measured.get(base) and measured.get("agentcgroup")
+        },
+    }  # fmt: skip
+
+
+def row_summary(runs: list[RunResult]) -> dict[str, Any]:
+    sessions = [session for run in runs for session in run.sessions]
+    high = [session for session in sessions if session.priority is Priority.HIGH]
+    latencies = sorted(value for session in high for value in session.latencies_ms)
+    return {
+        "survived": f"{sum(s.survived for s in sessions)}/{len(sessions)}",
+        "high_survived": f"{sum(s.survived for s in high)}/{len(high)}",
+        "oom_kills": sum(s.oom_kills or 0 for s in sessions),
+        "policy_kills": sum(s.policy_kills for s in sessions),
+        "makespan_s": statistics.median(run.makespan_s for run in runs),
+        "high_p95_ms": latencies[int(0.95 * len(latencies))] if latencies else None,
+        "high_pressure_some_ms": mean([s.pressure_some_ms for s in high]),
+        "waited_ms": mean([s.waited_ms for s in sessions]),
+        "throttled_ms": mean([s.throttled_ms for s in sessions]),
+        "frozen_ms": mean([s.frozen_ms for s in sessions]),
+    }
+
+
+def against(ours: list[RunResult], theirs: list[RunResult]) -> dict[str, Any]:
+    """Medians over the rounds of this run / that run, with a bootstrap interval of 95 %."""
+    pairs = list(zip(ours, theirs, strict=True))
+    latency = [
+        mine / base
+        for a, b in pairs
+        if (mine := high_p95_ms(a)) is not None and (base := high_p95_ms(b))
+    ]
+    makespan = [a.makespan_s / b.makespan_s for a, b in pairs]
+    return {"high_p95": interval(latency), "makespan": interval(makespan)}
+
+
+def high_p95_ms(run: RunResult) -> float | None:
+    return next(s.p95_ms for s in run.sessions if s.priority is Priority.HIGH)
+
+
+def interval(values: list[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    draw = random.Random(0)
+    medians = sorted(
+        statistics.median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES)
+    )
+    return {
+        "median": statistics.median(values),
+        "low": medians[int(0.025 * RESAMPLES)],
+        "high": medians[int(0.975 * RESAMPLES)],
+    }
+
+
+def mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def keep(path: Path | None, measured: dict[str, list[RunResult]]) -> None:
+    if path is not None:
+        raw = {
+            row: [
+                {**run.as_json(), "high_latencies_ms": [
+                    s.latencies_ms for s in run.sessions if s.priority is Priority.HIGH
+                ]}
+                for run in runs
+            ]
+            for row, runs in measured.items()
+        }  # fmt: skip
+        path.write_text(json.dumps(raw), encoding="utf-8")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The paper's isolation scenarios.")
+    parser.add_argument("traces", type=Path)
+    parser.add_argument("--total", default="1100M")
+    parser.add_argument("--speed", type=float, default=10.0)
+    parser.add_argument("--intent", default="none", choices=["none", "noisy", "peak"])
+    parser.add_argument("--layers", default="auto")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory policy against a real kernel: page cache for who waits, learned defaults, a call that
+begins with a part of what it declared, and three that do not fit together."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import PrivateDaemon, Shim, read_value, until
+
+pytestmark = [pytest.mark.guest, pytest.mark.smoke]
+MIB = 1 << 20
+
+# Grows to the sizes (MiB) it is given, one after another; stays at the last one until told.
+GROW = """
+import sys, time, os
+held = []
+for size in sys.argv[2:]:
+    while sum(map(len, held)) < int(size) << 20:
+        held.append(b"x" * (8 << 20))
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[PrivateDaemon]:
+    """400 MiB for everybody, and next to nothing kept for agents."""
+    with PrivateDaemon(session={"memory_reserve": "1M"}) as daemon:
+        daemon.root.mkdir()
+        (daemon.root / "memory.max").write_text(str(400 * MIB))
+        yield daemon.start()
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    return tmp_path / "release"
+
+
+def grower(
+    daemon: PrivateDaemon, session: str, release: Path, *sizes_mib: int,
+    options: tuple[str, ...] = (),
+) -> Shim:  # fmt: skip
+    return daemon.shim(
+        sys.executable, "-c", GROW, str(release), *map(str, sizes_mib),
+        session=session, options=options,
+    )  # fmt: skip
+
+
+def held(daemon: PrivateDaemon, call: str) -> int:
+    return int(read_value(daemon.leaf(call), "memory.current"))
+
+
+def test_page_cache_of_a_lower_call_goes_to_the_higher_one(
+    small: PrivateDaemon, release: Path
+) -> None:
+    small.client.create_session("low", priority="low")
+    small.client.create_session("high", priority="high")
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
+        file.truncate(0)
+        for _ in range(220):
+            file.write(b"x" * MIB)
+        file.flush()
+        os.fsync(file.fileno())
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+        reader = small.shim(
+            "sh", "-c", f"cat {file.name} > /dev/null; until [ -e {release} ]; do sleep 0.05; done",
+            session="low", options=("--memory", "250M"),
+        )  # fmt: skip
+        cached = small.call_of(reader)
+        until(lambda: held(small, cached) > 200 * MIB, "it has read the file", small.log_text)
+        hungry = grower(small, "high", release, 300)
+        call = small.call_of(hungry)
+        until(lambda: held(small, call) > 300 * MIB, "the higher one has it", small.log_text)
+        release.touch()
+        assert (reader.wait(), hungry.wait()) == (0, 0), small.log_text()
+    assert hungry.outcome["reason"] == reader.outcome["reason"] == "completed"
+
+
+def test_the_first_grant_is_learned_and_survives_a_restart(
+    daemon: PrivateDaemon, release: Path
+) -> None:
+    daemon.start()
+    daemon.client.create_session("first", priority="high")
+    daemon.client.create_session("s")
+    leader = daemon.shim("sleep", "1000", session="first")
+    daemon.call_of(leader)
+    release.touch()
+    for _ in range(3):
+        call = grower(daemon, "s", release, 200)
+        assert call.wait() == 0
+        assert call.outcome["learned_memory_bytes"] is None
+    known = grower(daemon, "s", release, 200)
+    assert known.wait() == 0
+    assert 200 * MIB < (known.outcome["learned_memory_bytes"] or 0) < 300 * MIB
+    daemon.kill()
+    daemon.start()
+    again = grower(daemon, "s", release, 200)
+    assert again.wait() == 0
+    assert 200 * MIB < (again.outcome["learned_memory_bytes"] or 0) < 300 * MIB
+
+
+def test_a_call_begins_with_a_part_and_gets_the_rest_later(
+    small: PrivateDaemon, release: Path, tmp_path: Path
+) -> None:
+    small.client.create_session("s")
+    first = grower(small, "s", release, 100, options=("--memory", "250M"))
+    small.call_of(first)
+    other = tmp_path / "other"
+    second = grower(small, "s", other, 240, options=("--memory", "250M"))
+    call = small.call_of(second)
+    assert int(read_value(small.leaf(call), "memory.high")) < 200 * MIB
+    until(lambda: held(small, call) > 100 * MIB, "it works with that", small.log_text)
+    release.touch()
+    assert first.wait() == 0
+    until(lambda: held(small, call) > 240 * MIB, "it got the rest", small.log_text)
+    other.touch()
+    assert second.wait() == 0 and second.outcome["reason"] == "completed"
+
+
+def test_three_that_do_not_fit_together_all_complete(small: PrivateDaemon, release: Path) -> None:
+    """Peaks of 200, 180 and 180 MiB in 400; each gives everything back at its end."""
+    for name, priority in (("high", "high"), ("low-1", "low"), ("low-2", "low")):
+        small.client.create_session(name, priority=priority)
+    release.touch()
+    calls = [
+        grower(small, name, release, 40, peak)
+        for name, peak in (("high", 200), ("low-1", 180), ("low-2", 180))
+    ]
+    assert [call.wait() for call in calls] == [0, 0, 0], small.log_text()
+    assert all(call.outcome["reason"] == "completed" for call in calls)

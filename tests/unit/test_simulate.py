@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host model around the policy: growth at a line, freezes, late calls, the agents' share."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentcgroup.simulate.process import CallPlan, Process, SessionPlan
+from agentcgroup.simulate.world import World
+from agentcgroup.types.intents import Intent
+from agentcgroup.units import MIB
+
+MS = 1_000_000
+S = 1_000 * MS
+
+
+def plan(*levels: tuple[float, int], begin_s: float = 0.0, base: int = 0) -> CallPlan:
+    """Levels as (seconds, MiB)."""
+    steps = [(int(at_s * S), size * MIB) for at_s, size in levels]
+    return CallPlan(int(begin_s * S), steps, base * MIB, Intent())
+
+
+def session(name: str, priority: str, *calls: CallPlan, reserve: int = 0) -> SessionPlan:
+    return SessionPlan(name, priority, calls, reserve * MIB)
+
+
+def test_a_process_stops_at_its_line_and_goes_on_when_it_is_raised() -> None:
+    process = Process(plan((0, 100), (1, 20), (2, 0)), line_bytes=64 * MIB)
+    process.advance(1 * MS, MS, 1000 * MIB)
+    assert process.held_bytes == 64 * MIB and process.at_line
+    process.line_bytes = 200 * MIB
+    process.advance(2 * MS, MS, 1000 * MIB)
+    assert process.held_bytes == 100 * MIB and not process.at_line
+    assert process.grew_ns == [1 * MS]
+    process.advance(1500 * MS, MS, 1000 * MIB)
+    assert process.held_bytes == 20 * MIB and not process.done
+    process.advance(2500 * MS, MS, 1000 * MIB)
+    assert process.done
+
+
+def test_growth_takes_its_time_and_a_frozen_process_stands_still() -> None:
+    process = Process(plan((0, 100)), line_bytes=1 << 40)
+    process.advance(1 * MS, MS, 30 * MIB)
+    process.frozen = True
+    process.advance(2 * MS, MS, 30 * MIB)
+    assert process.held_bytes == 30 * MIB
+    process.frozen = False
+    for step in range(3):
+        process.advance((3 + step) * MS, MS, 30 * MIB)
+    assert process.done and process.held_bytes == 100 * MIB
+
+
+def test_enough_memory_means_nobody_waits() -> None:
+    calls = [plan((0, 100), (1, 200), (2, 50)), plan((0, 10), begin_s=3)]
+    result = World(2048 * MIB, [session("a", "high", *calls), session("b", "low", *calls)]).run()
+    assert not result.lost and len(result.calls) == 4
+    assert result.makespan_ns < 3.2 * S
+    assert all(call.throttled_ns + call.waited_ns == 0 for call in result.calls.values())
+
+
+def test_twins_that_do_not_fit_together_go_one_after_the_other() -> None:
+    slow = plan((0, 600), (2, 0))
+    twins = [session("a", "low", slow, plan((0, 10), begin_s=2.5)), session("b", "low", slow)]
+    result = World(1000 * MIB, twins).run()
+    assert not result.lost
+    assert result.most_held_bytes <= 1000 * MIB
+    assert any(call.frozen_ns + call.waited_ns > S for call in result.calls.values())
+
+
+def test_a_late_call_makes_the_next_ones_late() -> None:
+    whole = CallPlan(0, [(0, 0), (2 * S, 800 * MIB), (3 * S, 0)], 0, Intent(memory=900 * MIB))
+    later = plan((0, 10), (0.1, 0), begin_s=3.5)
+    sessions = [session("a", "normal", whole), session("b", "normal", whole, later)]
+    result = World(1000 * MIB, sessions).run()
+    assert not result.lost
+    assert result.end_ns["b"] > 6.5 * S
+
+
+@pytest.mark.parametrize("total_mib", [1300, 1100, 900])
+@pytest.mark.parametrize("growth_mib_per_s", [300, 1000])
+def test_three_that_do_not_fit_together_all_survive(total_mib: int, growth_mib_per_s: int) -> None:
+    """Peaks of 430, 410 and 410 MiB; the high one is never held up."""
+    high = plan((0, 12), (0.1, 190), (4, 320), (5, 190), (10, 210), base=110)
+    low = plan((0, 12), (0.1, 190), (5.5, 300), (6.5, 200), (7.7, 300), (8.6, 210), (10, 210),
+               base=110)  # fmt: skip
+    sessions = [
+        session("high", "high", high, reserve=16),
+        session("low-1", "low", low, reserve=16),
+        session("low-2", "low", low, reserve=16),
+    ]
+    result = World(
+        total_mib * MIB, sessions, growth_bytes_per_s=growth_mib_per_s * MIB
+    ).run()  # fmt: skip
+    assert not result.lost
+    assert result.calls["c1"].throttled_ns == 0
+    assert result.most_held_bytes + 3 * 16 * MIB <= total_mib * MIB
+    assert result.makespan_ns < 14 * S
+
+
+def test_agents_are_counted_and_an_overrun_is_told() -> None:
+    agent = ((0, 700 * MIB), (S, 900 * MIB))
+    big = SessionPlan("a", "normal", [plan((0, 200), (2, 0))], 0, None, agent)
+    result = World(1000 * MIB, [big]).run()
+    assert result.overrun_ns > 0
+    assert not World(1200 * MIB, [big]).run().overrun_ns
+
+
+def test_what_can_never_run_is_refused() -> None:
+    huge = CallPlan(0, [(0, 0)], 0, Intent(memory=2048 * MIB))
+    result = World(1000 * MIB, [session("a", "normal", huge)]).run()
+    assert [call.reason for call in result.lost] == ["over_budget"]
