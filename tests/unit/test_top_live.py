@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
@@ -18,12 +16,12 @@ from typing import Any
 
 import pytest
 from client_fake_daemon import FakeDaemon
+from terminal_program import ENTER_SCREEN, LEAVE_SCREEN, TerminalProgram
 from top_world import snapshot
 
 ROOT = Path(__file__).parents[2]
 TOP = [sys.executable, "-c", "from agentcgroup.cli.main import main; main()", "top"]
 PATIENCE_S = 30.0
-ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 
 
 @pytest.fixture
@@ -58,63 +56,12 @@ def once(daemon: FakeDaemon, *options: str, **more: str) -> subprocess.Completed
     )  # fmt: skip
 
 
-class Terminal:
-    """`top` on a terminal of its own."""
-
-    def __init__(self, daemon: FakeDaemon) -> None:
-        self.master, slave = pty.openpty()
-        self.slave = slave
-        termios.tcsetwinsize(slave, (24, 120))
-        self.before = termios.tcgetattr(slave)
-        self.text = ""
-        self.process = subprocess.Popen(
-            TOP, stdin=slave, stdout=slave, stderr=slave, env=environment(daemon),
-            start_new_session=True,
-        )  # fmt: skip
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
-
-    def read(self) -> None:
-        while select.select([self.master], [], [], 0.05)[0]:
-            self.text += os.read(self.master, 65536).decode(errors="replace")
-
-    def until(self, *wanted: str) -> str:
-        """What was drawn until all of it was there; then begins anew."""
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not all(word in self.text for word in wanted):
-            assert time.monotonic() < deadline_s, f"no {wanted} in {self.text[-3000:]!r}"
-            self.read()
-        shown, self.text = self.text, ""
-        return shown
-
-    def type(self, keys: str) -> None:
-        self.text = ""
-        os.write(self.master, keys.encode())
-
-    def ended(self) -> int:
-        deadline_s = time.monotonic() + PATIENCE_S
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline_s, self.text[-3000:]
-            self.read()
-        self.read()
-        return self.process.returncode
-
-    def is_as_it_was(self) -> bool:
-        return termios.tcgetattr(self.slave) == self.before and self.text.rstrip().endswith(
-            ("\x1b[?1049l", "\x1b[?25h")
-        )
+def terminal_of(daemon: FakeDaemon) -> TerminalProgram:
+    return TerminalProgram(TOP, environment(daemon), PATIENCE_S)
 
 
 def test_keys_sort_filter_and_quit(daemon: FakeDaemon) -> None:
-    with Terminal(daemon) as terminal:
+    with terminal_of(daemon) as terminal:
         shown = terminal.until("alice", "carol", "q quit")
         assert ENTER_SCREEN in shown and "MEMORY" in shown
         assert not termios.tcgetattr(terminal.slave)[3] & termios.ECHO
@@ -134,7 +81,7 @@ def test_keys_sort_filter_and_quit(daemon: FakeDaemon) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_give_the_terminal_back(daemon: FakeDaemon, number: signal.Signals) -> None:
-    with Terminal(daemon) as terminal:
+    with terminal_of(daemon) as terminal:
         terminal.until("alice")
         terminal.process.send_signal(number)
         assert terminal.ended() == (0 if number == signal.SIGINT else 143)
@@ -143,7 +90,7 @@ def test_signals_give_the_terminal_back(daemon: FakeDaemon, number: signal.Signa
 
 
 def test_stopped_and_continued(daemon: FakeDaemon) -> None:
-    with Terminal(daemon) as terminal:
+    with terminal_of(daemon) as terminal:
         terminal.until("alice")
         terminal.process.send_signal(signal.SIGTSTP)
         terminal.until(LEAVE_SCREEN)
@@ -156,7 +103,7 @@ def test_stopped_and_continued(daemon: FakeDaemon) -> None:
 
 
 def test_a_new_size_is_drawn_at_once(daemon: FakeDaemon) -> None:
-    with Terminal(daemon) as terminal:
+    with terminal_of(daemon) as terminal:
         terminal.until("alice")
         termios.tcsetwinsize(terminal.slave, (10, 200))
         terminal.process.send_signal(signal.SIGWINCH)
@@ -168,7 +115,7 @@ def test_a_new_size_is_drawn_at_once(daemon: FakeDaemon) -> None:
 
 
 def test_an_absent_daemon_is_said_and_waited_for(daemon: FakeDaemon) -> None:
-    with Terminal(daemon) as terminal:
+    with terminal_of(daemon) as terminal:
         terminal.until("3 sessions, 5 calls")
         daemon.stop()
         terminal.until("no figures for", "alice")
