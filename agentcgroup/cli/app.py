@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from . import attach, diagnose, inspect, run, session, top
+from . import attach, diagnose, inspect, observe, run, session, top
 
 __all__ = ["build_app", "build_daemon_app"]
 
@@ -40,6 +40,7 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     app.command("top")(top.top)
     app.command("events")(inspect.events)
     app.command("why")(inspect.why)
+    app.add_typer(observe.app, name="observe")
     _add_trace(app, load=chosen == "trace")
     app.command("protocol")(diagnose.protocol)
     return app
