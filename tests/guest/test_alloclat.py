@@ -101,11 +101,15 @@ def test_counts_the_faults_of_each_session(daemon: PrivateDaemon) -> None:
 def test_sees_the_sleep_over_the_grant_and_ends_with_the_session(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     client.create_session("s", memory="200M", memory_reserve="64M")
+    holder = daemon.shim("sleep", "600", session="s", options=("--memory", "100M"))
+    daemon.call_of(holder)
     with measuring(daemon, "--session", "s") as measured:
-        for _ in range(3):  # each grows past its first grant, and some of them have to wait
-            client.run(hog(100), {"memory": "16M"}, session="s")
+        # It outgrows what is left, sleeps at its grant, is frozen, and killed after its wait.
+        result = client.run(hog(120), {"memory": "16M", "max_wait_s": 2}, session="s")
+        assert result.returncode == -9 and result.outcome is not None
         client.end_session("s")
         measured.wait()
     print(json.dumps(measured.told))
     over = measured.of("s")["over_high_ms"]
-    assert over["count"] > 0 and over["max"] > 0
+    assert over["count"] > 0 and over["max"] > 10
+    assert over["total"] < 3 * (result.outcome.throttled_ms + result.outcome.frozen_ms + 1000)
