@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -30,6 +31,8 @@ def top(as_json: JsonOption = False) -> None:
     """
     from ..client import Client  # noqa: PLC0415  (quick --help)
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # whatever the locale cannot show
     client = Client()
     if not as_json and _interactive():
         from .top_live import run_live  # noqa: PLC0415

@@ -135,6 +135,12 @@ def test_without_a_terminal_one_table(daemon: FakeDaemon) -> None:
     assert "LAYERS" not in once(daemon, COLUMNS="80").stdout
 
 
+def test_a_locale_without_the_characters_shows_others(daemon: FakeDaemon) -> None:
+    shown = once(daemon, PYTHONIOENCODING="ascii")
+    assert (shown.returncode, shown.stderr) == (0, "") and "pytest -q" in shown.stdout
+    assert shown.stdout.isascii() and "?" in shown.stdout
+
+
 def test_json_is_one_object(daemon: FakeDaemon) -> None:
     shown = once(daemon, "--json")
     assert (shown.returncode, shown.stderr) == (0, "")
