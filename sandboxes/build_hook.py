@@ -52,6 +52,7 @@ class AgentcgroupBuildHook(BuildHookInterface):  # type: ignore[type-arg]
             except NotBuiltError as problem:
                 report[name] = f"{off}: {problem}"
                 problems.setdefault(str(problem), []).append(off)
+        copy_texts(root, out)
         for problem, offs in problems.items():
             self.app.display_warning(f"agentcgroup: {', '.join(offs)}: {problem}")
         (out / "build.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -84,6 +85,13 @@ def build_bpf(root: Path, out: Path) -> tuple[list[Path], str]:
         return objects, "built earlier"
     discard(objects)
     raise NotBuiltError(problem)
+
+
+def copy_texts(root: Path, out: Path) -> None:
+    """Programs that BCC compiles where they run: no compiler is needed here for them."""
+    texts = sorted((root / "bpf").glob("*.bcc.c"))
+    discard([old for old in out.glob("*.bcc.c") if old.name not in {t.name for t in texts}])
+    install(texts, out, mode=0o644)
 
 
 def build_program(name: str, root: Path, out: Path) -> tuple[list[Path], str]:

@@ -3,12 +3,14 @@
 
 guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip there would
 be a hole that looks like a pass, so it is turned into a failure. systemd: only where it is
-PID 1 (a guest booted with --systemd). data: only with AGENTCGROUP_DATA. long, campaign, soak:
+PID 1 (a guest booted with --systemd). data: only with AGENTCGROUP_DATA. bcc: only where BCC can be
+imported. long, campaign, soak:
 only when asked for with -m.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +39,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out.add("systemd")
     if not os.environ.get("AGENTCGROUP_DATA"):
         left_out.add("data")
+    if importlib.util.find_spec("bcc") is None:
+        left_out.add("bcc")
     out = [item for item in items if left_out & {mark.name for mark in item.iter_markers()}]
     if out:
         config.hook.pytest_deselected(items=out)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from . import attach, diagnose, inspect, run, session
+from . import attach, diagnose, inspect, observe, run, session, top
 
 __all__ = ["build_app", "build_daemon_app"]
 
@@ -37,8 +37,10 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     app.add_typer(attach.app, name="attach")
     app.command("detach")(attach.detach)
     app.command("status")(inspect.status)
+    app.command("top")(top.top)
     app.command("events")(inspect.events)
     app.command("why")(inspect.why)
+    app.add_typer(observe.app, name="observe")
     _add_trace(app, load=chosen == "trace")
     app.command("protocol")(diagnose.protocol)
     return app

@@ -18,10 +18,18 @@ import typer
 
 from ..units import format_bytes
 
-__all__ = ["JsonOption", "figure", "plain", "print_figures", "print_json", "print_table"]
+__all__ = [
+    "PIPE_WIDTH",
+    "JsonOption",
+    "figure",
+    "plain",
+    "print_figures",
+    "print_json",
+    "print_table",
+]
 
 _NEVER_FOLDED = 20
-_PIPE_WIDTH = 160
+PIPE_WIDTH = 160
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")]
 
@@ -49,7 +57,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for row in shown:
         table.add_row(*(Text(cell) for cell in row))
     # Without a terminal nobody wraps: files and pipes get whole columns.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
     Console(width=width).print(table)
 
 

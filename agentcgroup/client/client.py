@@ -47,6 +47,7 @@ __all__ = ["Client"]
 DEFAULT_TIMEOUT_S = 30.0
 # Each capability is tried out: seconds on a real machine, a minute on an emulated one.
 PROBE_TIMEOUT_S = 300.0
+MAX_LISTED = 1000
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -142,6 +143,11 @@ class Client:
         """Tool calls of a session, running and (with `ended`) kept ones, newest first."""
         result = self._agent("tool.list", ToolList, session=session, ended=ended, limit=limit)
         return CallList.model_validate(result).calls
+
+    def live_calls(self, session: str | None = None) -> list[CallInfo]:
+        """What runs or waits on the whole host, with figures; for administrators."""
+        wishes = _said(session=session, ended=False, figures=True, limit=MAX_LISTED)
+        return CallList.model_validate(self._channels.as_admin("tool.list", wishes)).calls
 
     def call(self, call: str | None = None) -> CallInfo:
         """One tool call with its outcome once it has ended; without a name, one's own."""

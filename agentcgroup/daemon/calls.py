@@ -25,6 +25,7 @@ from ..types.intents import Background, Intent
 from ..types.outcomes import Outcome, Reason
 from ..types.sessions import Mode, SessionKind
 from . import layout
+from .call_reports import live_info
 from .config import CallDefaults, SessionDefaults
 from .core import Core
 from .crashpoints import crash_point
@@ -322,24 +323,8 @@ class Calls:
         finally:
             target.close()
 
-    def info(self, record: CallRecord) -> CallInfo:
-        state = "queued" if record.leaf is None else "running"
-        if record.frozen_since_ns is not None:
-            state = "frozen"
-        now = self._core.clock.now_ns()
-        current = record.leaf.try_read("memory.current") if record.leaf else None
-        return CallInfo(
-            call=record.name,
-            session=record.session,
-            state=state,
-            command=record.intent.command,
-            label=record.intent.label,
-            limits=record.limits.as_dict(),
-            memory_current_bytes=int(current) if current else None,
-            pids=record.leaf.procs() if record.leaf else [],
-            age_s=(now - record.begun_ns) / 1e9,
-            waited_ms=round(record.waited_ms, 3),
-        )
+    def info(self, record: CallRecord, *, figures: bool = False) -> CallInfo:
+        return live_info(self._core, record, self.layers, figures=figures)
 
     # --- end
 

@@ -16,7 +16,7 @@ from ..enforce.files import oom_count, oom_level
 from ..types.outcomes import Level
 from .records import CallRecord, SessionRecord
 
-__all__ = ["figures", "oom_counts"]
+__all__ = ["figures", "live_figures", "oom_counts"]
 
 
 def oom_counts(session: SessionRecord, root: CgroupLike) -> tuple[int, int, int]:
@@ -44,6 +44,16 @@ def figures(
     if local.get("oom_kill") or local.get("oom_group_kill"):
         found.update(_explained_oom(record, session, leaf, root, local))
     return found
+
+
+def live_figures(cgroup: CgroupLike) -> dict[str, float | None]:
+    """Of a running call or a session, for who asks: two files."""
+    some = parse.pressure(cgroup.try_read(files.MEMORY_PRESSURE) or "").get("some")
+    return {
+        "cpu_s": _cpu_s(cgroup),
+        "throttled_ms": some.total_us / 1000 if some else None,
+        "pressure_avg10_pct": some.avg10_pct if some else None,
+    }
 
 
 def _explained_oom(
@@ -81,9 +91,9 @@ def _integer(cgroup: CgroupLike, file: str) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def _cpu_s(leaf: CgroupLike) -> float | None:
+def _cpu_s(cgroup: CgroupLike) -> float | None:
     """`usage_usec` is the first line of cpu.stat."""
-    name, _, value = (leaf.try_read(files.CPU_STAT) or "").partition("\n")[0].partition(" ")
+    name, _, value = (cgroup.try_read(files.CPU_STAT) or "").partition("\n")[0].partition(" ")
     return int(value) / 1e6 if name == "usage_usec" else None
 
 

@@ -23,13 +23,13 @@ from ..types.outcomes import Outcome, Reason
 from ..types.sessions import SessionSpec
 from ..types.steps import Advice, StepReport
 from .access import is_nested, nested_call
-from .call_reports import ended_info, nested_outcome, unknown_call
+from .call_reports import ended_info, live_calls, nested_outcome, unknown_call
 from .calls import Calls, session_ended
 from .core import Core
 from .outcomes import OutcomeStore
 from .records import CallRecord, SessionRecord
 from .server_request import RequestContext
-from .session_reports import session_budget, session_info
+from .session_reports import session_budget, session_info, session_list
 from .sessions import Sessions
 from .signals import Signals
 from .status import Status
@@ -93,7 +93,7 @@ class Handlers:
         return m.VersionResult(version=version(), protocol=m.PROTOCOL_VERSION)
 
     async def _host_status(self, context: RequestContext, params: m.NoParams) -> BaseModel:
-        sessions = [session_info(self._core, s) for s in self._core.sessions.values()]
+        sessions = await session_list(self._core, figures=True)
         return m.AnyResult.model_validate(self._status.report(sessions))
 
     async def _probe(self, context: RequestContext, params: m.NoParams) -> BaseModel:
@@ -141,11 +141,11 @@ class Handlers:
         return m.SessionResult(session=info)
 
     async def _session_get(self, context: RequestContext, params: m.SessionRefOrOwn) -> BaseModel:
-        return m.SessionResult(session=session_info(self._core, self._session(context)))
+        info = session_info(self._core, self._session(context), figures=True)
+        return m.SessionResult(session=info)
 
     async def _session_list(self, context: RequestContext, params: m.NoParams) -> BaseModel:
-        records = self._core.sessions.values()
-        return m.SessionList(sessions=[session_info(self._core, record) for record in records])
+        return m.SessionList(sessions=await session_list(self._core))
 
     async def _session_update(self, context: RequestContext, params: m.SessionUpdate) -> BaseModel:
         return m.SessionResult(session=session_info(self._core, self._sessions.update(params)))
@@ -238,7 +238,7 @@ class Handlers:
             raise InvalidValueError("call", None, "name the tool call")
         record = self._core.calls.get(name)
         if record is not None and record.ending is None:
-            return m.CallResult(call=self._calls.info(record))
+            return m.CallResult(call=self._calls.info(record, figures=True))
         outcome = self._store.get(name)
         if outcome is not None:
             return m.CallResult(call=ended_info(outcome))
@@ -247,16 +247,15 @@ class Handlers:
         return m.CallResult(call=self._calls.info(record))
 
     async def _tool_list(self, context: RequestContext, params: m.ToolList) -> BaseModel:
-        session = context.session
-        calls = [
-            self._calls.info(record)
-            for record in reversed(self._core.calls.values())
-            if session is None or record.session == session
-        ]
+        session, layers = context.session, self._calls.layers
+        calls = await live_calls(
+            self._core, session, layers, limit=params.limit, figures=params.figures
+        )
         if params.ended:
-            room = max(0, params.limit - len(calls))
-            calls += [ended_info(outcome) for outcome in self._store.newest(session, room)]
-        return m.CallList(calls=calls[: params.limit])
+            room, live = max(0, params.limit - len(calls)), {info.call for info in calls}
+            newest = self._store.newest(session, room)
+            calls += [ended_info(outcome) for outcome in newest if outcome.call not in live]
+        return m.CallList(calls=calls)
 
     async def _tool_end(self, context: RequestContext, params: m.ToolEnd) -> BaseModel:
         if is_nested(params.call):

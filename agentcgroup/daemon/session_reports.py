@@ -3,17 +3,33 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from ..cgroupfs import files
 from ..cgroupfs.api import CgroupLike
 from ..protocol.messages import BudgetResult, SessionInfo
 from .core import Core
+from .figures import live_figures
 from .records import SessionRecord
 
-__all__ = ["current_int", "session_budget", "session_info"]
+__all__ = ["READ_AT_ONCE", "current_int", "session_budget", "session_info", "session_list"]
+
+# Reports of many cgroups leave the event loop to others after so many.
+READ_AT_ONCE = 16
 
 
-def session_info(core: Core, record: SessionRecord) -> SessionInfo:
-    """The protocol's *session*. Reads memory.current and cgroup.procs."""
+async def session_list(core: Core, *, figures: bool = False) -> list[SessionInfo]:
+    found: list[SessionInfo] = []
+    for number, record in enumerate(list(core.sessions.values()), start=1):
+        if record.name in core.sessions:
+            found.append(session_info(core, record, figures=figures))
+        if number % READ_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return found
+
+
+def session_info(core: Core, record: SessionRecord, *, figures: bool = False) -> SessionInfo:
+    """The protocol's *session*. Reads memory.current and cgroup.procs; `figures` cost more."""
     state = core.state.sessions.get(record.name)
     calls = list(record.calls.values())
     return SessionInfo(
@@ -37,6 +53,7 @@ def session_info(core: Core, record: SessionRecord) -> SessionInfo:
         queued=sum(1 for c in calls if c.leaf is None),
         created_epoch_s=record.created_epoch_s,
         labels=record.spec.labels,
+        **(live_figures(record.cgroup) if figures else {}),
     )
 
 

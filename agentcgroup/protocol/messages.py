@@ -74,7 +74,10 @@ class SessionUpdate(WireModel):
 
 
 class SessionInfo(_Result):
-    """`memory_bytes` is the budget; `granted_bytes` the sum of the grants in it."""
+    """`memory_bytes` is the budget; `granted_bytes` the sum of the grants in it.
+
+    `cpu_s`, `throttled_ms` and `pressure_avg10_pct` are in `host.status` and `session.get`.
+    """
 
     name: str
     kind: str
@@ -88,6 +91,9 @@ class SessionInfo(_Result):
     memory_reserve_bytes: int | None = None
     memory_current_bytes: int | None = None
     granted_bytes: int = 0
+    cpu_s: float | None = None
+    throttled_ms: float | None = None
+    pressure_avg10_pct: float | None = None
     cpu: float | None = None
     pids_max: int | None = None
     agent_pids: list[int] = []
@@ -191,7 +197,11 @@ class ToolResume(WireModel):
 
 
 class CallInfo(_Result):
-    """`state`: queued, running, frozen, ended."""
+    """`state`: queued, running, frozen, ended.
+
+    `cpu_s`, `throttled_ms` and `pressure_avg10_pct` are in `tool.get`, and in `tool.list` for
+    who asks for `figures`. `because` says why it waits or stands still.
+    """
 
     call: str
     session: str
@@ -199,10 +209,18 @@ class CallInfo(_Result):
     command: str | None = None
     label: str | None = None
     limits: dict[str, int | float | bool | None] = {}
+    layers: list[str] = []
+    grant_bytes: int | None = None
+    cap_bytes: int | None = None
     memory_current_bytes: int | None = None
     pids: list[int] = []
     age_s: float | None = None
     waited_ms: float | None = None
+    frozen_ms: float | None = None
+    cpu_s: float | None = None
+    throttled_ms: float | None = None
+    pressure_avg10_pct: float | None = None
+    because: str | None = None
     outcome: Outcome | None = None
 
 
@@ -213,6 +231,7 @@ class CallResult(_Result):
 class ToolList(WireModel):
     session: Name | None = None
     ended: bool = True
+    figures: bool = False
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 

@@ -120,3 +120,16 @@ def test_a_compiler_that_fails_gives_its_first_error(hook: ModuleType, tree: Pat
     assert "'bpf/no_such_header.h' file not found" in line
     assert "libbpf-dev" in line
     assert not (tree / "agentcgroup/_built/toolcall.bpf.o").exists()
+
+
+def test_texts_for_bcc_need_no_compiler(
+    hook: ModuleType, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tree))
+    built = tree / "agentcgroup/_built"
+    built.mkdir()
+    (built / "gone.bcc.c").write_text("of an older version")
+    data, _app = build(hook, tree)
+    texts = {text.name: text.read_text() for text in (tree / "bpf").glob("*.bcc.c")}
+    assert texts and {text.name: text.read_text() for text in built.glob("*.bcc.c")} == texts
+    assert data["pure_python"] is True
