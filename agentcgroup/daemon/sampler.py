@@ -24,6 +24,7 @@ _FASTEST_NS = 10_000_000
 _SLOWEST_NS = 250_000_000
 _NEAR_BYTES = 48 * MIB
 _MOVED_BYTES = MIB
+_STIRRED_BYTES = 64 << 10
 _AGENT_EVERY_NS = 500_000_000
 
 
@@ -72,8 +73,10 @@ class Sampler:
     def _interval_ns(record: CallRecord, current: int, moved: int) -> int:
         grant = record.limits.memory_high_bytes or record.limits.memory_max_bytes
         near = grant is not None and grant - current < _NEAR_BYTES
-        if moved >= _MOVED_BYTES or (near and record.frozen_since_ns is None):
-            return _FASTEST_NS if moved >= _MOVED_BYTES else 2 * _FASTEST_NS
+        if moved >= _MOVED_BYTES:
+            return _FASTEST_NS
+        if near and moved >= _STIRRED_BYTES:
+            return 2 * _FASTEST_NS
         return min(_SLOWEST_NS, record.sample_interval_ns * 2)
 
     def _sample_agent(self, session: SessionRecord, now_ns: int) -> None:
