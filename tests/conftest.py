@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which tests run where. What can't run here is deselected, never skipped.
 
-guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip there would
+agents: only on a kernel that tells who calls (test_identity_fallback has the others). guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip there would
 be a hole that looks like a pass, so it is turned into a failure. systemd: only where it is
 PID 1 (a guest booted with --systemd). data: only with AGENTCGROUP_DATA. bcc: only where BCC can be
 imported. long, campaign, soak:
@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from agentcgroup.daemon.identity import peer_pidfd_offered
 
 INSIDE = os.environ.get("AGENTCGROUP_GUEST") == "1"
 CGROUPFS = Path("/sys/fs/cgroup")
@@ -35,6 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {name for name in ("soak", "campaign", "long") if name not in asked}
     if not INSIDE:
         left_out.add("guest")
+    if INSIDE and not peer_pidfd_offered():
+        left_out.add("agents")
     if not Path("/run/systemd/system").is_dir():
         left_out.add("systemd")
     if not os.environ.get("AGENTCGROUP_DATA"):

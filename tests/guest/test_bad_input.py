@@ -201,6 +201,7 @@ def test_nobody_answers(tmp_path: Path) -> None:
                 "AGENTCGROUP_SOCKET", "'rel.sock'", "absolute")  # fmt: skip
 
 
+@pytest.mark.agents
 def test_strangers_are_77(daemon: PrivateDaemon) -> None:
     """uid 1000, in no session: no administrator, and told what to do."""
     shown = subprocess.run(

@@ -118,6 +118,7 @@ def test_agent_in_a_session_of_its_own(daemon: PrivateDaemon) -> None:
     until(lambda: not client.sessions(), "the session ends with its agent")
 
 
+@pytest.mark.agents
 def test_agent_within_a_call_is_nested(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     client.create_session("s", memory="300M")

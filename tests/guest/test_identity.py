@@ -15,7 +15,7 @@ from identity_world import Puppet, World, cgroup_of, kind_of
 
 from agentcgroup.protocol.messages import METHODS, Access
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.agents]
 
 STEP = {"step": 1, "prompt_tokens": 1, "completion_tokens": 1}
 # What one's own session offers, with least parameters; the others need a call or key.
@@ -274,7 +274,10 @@ def test_a_recycled_number_is_not_the_child(world: World) -> None:
     puppet = world.puppet("user", "agent", fresh=True)
     child = puppet.do("child", name="filler")["pid"]
     filler = puppet.result(
-        "tool.begin", "filler", key=uuid.uuid4().hex, intent={"memory": "90M", "memory_max": "90M"}
+        "tool.begin",
+        "filler",
+        key=uuid.uuid4().hex,
+        intent={"memory": "110M", "memory_max": "110M"},
     )
     child = puppet.do("child", name="waits")["pid"]
     params = {"key": uuid.uuid4().hex, "intent": {"memory": "90M", "memory_max": "90M"}}

@@ -13,7 +13,7 @@ import pytest
 from harness import PrivateDaemon, read_value, until
 from identity_world import World
 
-pytestmark = [pytest.mark.guest, pytest.mark.long]
+pytestmark = [pytest.mark.guest, pytest.mark.long, pytest.mark.agents]
 
 # For an emulated, busy machine; who is starved waits for ever.
 AGENT_BOUND_S = 15.0

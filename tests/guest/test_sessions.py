@@ -321,7 +321,7 @@ def test_background_processes_are_listed_and_end_with_the_session(daemon: Privat
 
 def test_end_kills_what_runs_and_says_so(daemon: PrivateDaemon) -> None:
     daemon.client.create_session("e", memory="256M")
-    shims = [daemon.shim("sleep", "600", session="e", options=["--memory", "64M"])
+    shims = [daemon.shim("sleep", "600", session="e", options=["--memory", "90M"])
              for _ in range(2)]  # fmt: skip
     calls = {daemon.call_of(shim) for shim in shims}
     queued = daemon.shim("true", session="e", options=["--memory", "180M"])
