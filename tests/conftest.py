@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which tests run where. What can't run here is deselected, never skipped.
 
-agents: only on a kernel that tells who calls (test_identity_fallback has the others). guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip there would
-be a hole that looks like a pass, so it is turned into a failure. systemd: only where it is
-PID 1 (a guest booted with --systemd). data: only with AGENTCGROUP_DATA. bcc: only where BCC can be
-imported. long, campaign, soak:
-only when asked for with -m.
+guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip there would
+be a hole that looks like a pass, so it is turned into a failure. agents: only on a kernel
+that tells who calls (test_identity_fallback has the others). systemd: only where it is
+PID 1 (a guest booted with --systemd). data: only with AGENTCGROUP_DATA. bcc: only where
+BCC can be imported. long, campaign, soak: only when asked for with -m.
 """
 
 from __future__ import annotations
