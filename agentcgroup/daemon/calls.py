@@ -305,7 +305,7 @@ class Calls:
         outcome = Outcome(
             call=record.name, session=session.name, reason=Reason.REFUSED,
             label=record.intent.label, waited_ms=round(waited_ms, 3),
-            message=f"{error} {error.remedy}".strip(), ended_epoch_s=time.time(),
+            message=f"{error}. Remedy: {error.remedy}.", ended_epoch_s=time.time(),
         )  # fmt: skip
         self._store.append(outcome, record.key)
 

@@ -234,7 +234,7 @@ def test_what_cannot_fit_is_refused_and_nothing_runs(host: Host, tmp_path: Path)
 
 
 def test_a_queued_call_waits_and_then_runs(host: Host) -> None:
-    first = host.daemon.shim("sleep", "3", session="s", options=["--memory", "330M"])
+    first = host.daemon.shim("sleep", "3", session="s", options=["--memory", "300M"])
     host.daemon.call_of(first)
     second = host.daemon.shim("true", session="s", options=["--memory", "250M"])
     assert second.wait() == 0

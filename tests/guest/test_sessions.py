@@ -394,7 +394,7 @@ def test_a_declared_intent_is_used_once_by_what_matches(daemon: PrivateDaemon) -
     assert caught.value.field == "intent_id" and "declare it again" in caught.value.remedy
     # An old one is forgotten.
     daemon.client.declare_intent({"pids_max": 55}, session="i", ttl_s=0.001)
-    assert begin("echo", "late") == (512, "default")
+    assert begin("echo", "late") == (512, "learned")
     with pytest.raises(RemoteError) as caught:
         daemon.client.declare_intent({"memory": "64M"}, session="nowhere")
     assert caught.value.kind == "not_found"

@@ -54,7 +54,7 @@ def three_calls(daemon: PrivateDaemon) -> tuple[str, str, str]:
     uses = grow(daemon, 64, "--memory", "90M", "--label", "the big [red]one")
     frozen = grow(daemon, 120, "--memory", "20M", "--on-exceed", "wait")
     until(lambda: client.call(frozen).state == "frozen", "the second is frozen", daemon.log_text)
-    daemon.shim("true", session="s", options=("--memory", "130M", "--label", "has to wait"))
+    daemon.shim("true", session="s", options=("--memory", "110M", "--label", "has to wait"))
     until(lambda: client.session("s").queued == 1, "the third waits", daemon.log_text)
     until(lambda: (client.call(uses).memory_current_bytes or 0) > 64 * MIB, "the first has grown")
     return uses, frozen, next(c.call for c in client.live_calls() if c.state == "queued")
