@@ -19,13 +19,13 @@ from ..errors import InconclusiveError, NotSupportedError
 from .btf import Btf, Kind
 from .choose import TOOLCALL_OBJECT, choose, gather
 from .libbpf import load_libbpf
+from .memcg_ops import find_offer
 from .objects import load_object
 
 __all__ = ["Answer", "Finding", "forget", "probe", "probe_all"]
 
 _BTF_DIRECTORY = Path("/sys/kernel/btf")
 _SCHED_EXT = Path("/sys/kernel/sched_ext")
-_MEMCG_STRUCT_OPS = "memcg_bpf_ops"
 _CGROUP_KFUNCS = (
     "bpf_cgroup_from_id", "bpf_cgroup_release", "bpf_get_mem_cgroup", "bpf_put_mem_cgroup",
     "bpf_mem_cgroup_usage",
@@ -155,14 +155,8 @@ def _sched_ext() -> _Result:
 
 
 def _memcg_struct_ops() -> _Result:
-    found, reason = _has_type(_MEMCG_STRUCT_OPS, "the kernel has memcg hooks of its own")
-    if found is Answer.YES:
-        return found, reason
-    needle = f"\0{_MEMCG_STRUCT_OPS}\0".encode()
-    for module in sorted(_BTF_DIRECTORY.iterdir()):
-        if module.name != "vmlinux" and needle in module.read_bytes():
-            return Answer.YES, f"module {module.name} offers memcg hooks"
-    return Answer.NO, f"neither the kernel nor a module offers {_MEMCG_STRUCT_OPS}"
+    offer = find_offer()
+    return Answer.YES, f"{offer.by} offers memcg hooks"
 
 
 def _cgroup_kfuncs() -> _Result:
