@@ -42,7 +42,7 @@ _REMEDY = {
     "ring_buffer": "Linux 5.8 or newer",
     "tracing": "install a wheel that was built with clang; needs root and kernel BTF",
     "sched_ext": "Linux 6.12 or newer with CONFIG_SCHED_CLASS_EXT=y; cpu.weight is used instead",
-    "memcg_struct_ops": "no released kernel has it; memory.high and events are used instead",
+    "memcg_struct_ops": "optional: bpf/kmod brings it; memory.high and events are used without",
     "cgroup_kfuncs": _NEWER_KERNEL,
     "exec_hook": _NEWER_KERNEL,
     "exit_hook": _NEWER_KERNEL,

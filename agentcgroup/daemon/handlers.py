@@ -194,7 +194,7 @@ class Handlers:
             call=nested_call(context.identity.call, next(self._nested)),
             session=session,
             limits=outer.limits.as_dict() if outer else {},
-            layers=self._calls.layers,
+            layers=self._calls.layers(),
             nested=True,
             mode=self._core.sessions[session].mode.value,
             intent_source="nested",
