@@ -27,7 +27,7 @@ from memcg_harness import (
 from agentcgroup.bpf import memcg_ops
 from agentcgroup.bpf.memcg_ops import Line, MemcgOps
 from agentcgroup.errors import NotSupportedError
-from agentcgroup.policy.delay import CEILING_MS
+from agentcgroup.policy.delay import CEILING_MS, STEPS, DelayCurve
 from agentcgroup.types.intents import Priority
 from agentcgroup.units import MIB
 
@@ -116,6 +116,50 @@ def test_delays_are_as_long_as_told_and_bounded(module: bool, leaf: Path) -> Non
             hooks.clear(cgroup_id)
             toucher.touch(CHARGED_BYTES)
             assert stats()["delays"] == before["delays"], "below its line, or without one"
+    finally:
+        hooks.close()
+
+
+def test_the_table_is_looked_up_as_the_daemon_would(module: bool, leaf: Path) -> None:
+    if not module:
+        return
+    (leaf / "memory.high").write_text(str(64 * MIB))
+    hooks = MemcgOps.open()
+    try:
+        hooks.renew(time.monotonic_ns() + LEASE_NS)
+        cgroup_id = leaf.stat().st_ino
+        delays_ms = tuple(20 * (step + 1) for step in range(STEPS))
+        with Toucher(leaf) as toucher:
+            toucher.touch(64 * MIB - current_bytes(leaf) + CHARGED_BYTES)
+
+            def delayed_ms(size_bytes: int) -> tuple[int, int]:
+                before = stats()
+                toucher.touch(size_bytes)
+                after = stats()
+                return after["delays"] - before["delays"], after["ms"] - before["ms"]
+
+            for step in (0, 5, 15, 30):
+                # In the middle of it, so that it is the same one before and after.
+                width = current_bytes(leaf) // (step + 1)
+                stop = current_bytes(leaf) - step * width - width // 2
+                curve = DelayCurve(stop, stop, width, delays_ms)
+                hooks.set(cgroup_id, Line(stop, stop, width, delays_ms))
+                count, slept_ms = delayed_ms(CHARGED_BYTES)
+                expected = curve.delay(current_bytes(leaf), delayed=False)
+                print(f"step {step}: {count} delays, {slept_ms} ms, {expected} ms each expected")
+                assert count >= 1
+                assert count * expected <= slept_ms <= count * (expected + 8)
+            usage = current_bytes(leaf)
+            hooks.set(cgroup_id, Line(usage + 2 * MIB, usage - 8 * MIB, 64 * MIB, (5,) * STEPS))
+            assert delayed_ms(MIB) == (0, 0), "between the lines, from below"
+            assert delayed_ms(3 * MIB)[0] >= 1, "above both"
+            toucher.touch(-3 * MIB)
+            assert delayed_ms(MIB)[0] >= 1, "between the lines, from above"
+        gone = leaf.parent / "gone"
+        gone.mkdir()
+        before = hooks.counts()["offline"]
+        gone.rmdir()
+        until(lambda: hooks.counts()["offline"] > before, "a removed cgroup is heard of")
     finally:
         hooks.close()
 
