@@ -19,7 +19,7 @@ from ..cgroupfs.probe import scratch_cgroup
 from ..cgroupfs.probe_worker import ProbeWorker, WorkerSilentError
 from ..errors import NotSupportedError
 from ..log import get_logger
-from ..policy.delay import DelayTuning, delay_curve
+from ..policy.delay import STEPS, DelayTuning, delay_curve
 from ..types.intents import Latency, Priority
 from ..units import MIB, NS_PER_S
 
@@ -28,6 +28,8 @@ __all__ = ["LEASE_S", "Hooks", "MemcgLayer", "line_for"]
 LEASE_S = 5.0
 _PROOF_LEASE_S = 30.0
 _PROOF_PATIENCE_S = 10.0
+_PROOF_DELAY_MS = 250
+_PROOF_ATTEMPTS = 3
 _NO_STEP_BYTES = 1 << 62
 
 _log = get_logger(__name__)
@@ -142,26 +144,35 @@ class MemcgLayer:
 
 
 def _prove(hooks: Hooks, root: CgroupLike) -> None:
-    """A name in BTF is no capability: an allocation over a line must have been held back."""
-    everything = Line(start_bytes=1, stop_bytes=1, step_bytes=_NO_STEP_BYTES, delay_ms=(1,) * 16)
+    """A name in BTF is no capability: allocations over a line must really take longer.
+
+    The kernel's own penalty slows them as well, so the same is done without a line first.
+    """
+    slow = Line(1, 1, _NO_STEP_BYTES, (_PROOF_DELAY_MS,) * STEPS)
     try:
         with scratch_cgroup(root) as cg, ProbeWorker(cg) as worker:
             hooks.renew(time.monotonic_ns() + int(_PROOF_LEASE_S * NS_PER_S))
-            hooks.set(cg.id, everything)
-            before = hooks.counts()["delayed"]
-            cg.write(files.MEMORY_HIGH, str(MIB))
-            # Over the line the kernel throttles it as well, so no answer is waited for.
-            worker.tell("touch", 16 * MIB)
-            deadline_s = time.monotonic() + _PROOF_PATIENCE_S
-            while hooks.counts()["delayed"] == before:
-                if time.monotonic() > deadline_s:
-                    raise NotSupportedError(
-                        f"{hooks.offer.by} took the hooks but did not ask them about an"
-                        " allocation over memory.high"
-                    )
-                time.sleep(0.005)
-            hooks.clear(cg.id)
+            for _ in range(_PROOF_ATTEMPTS):
+                without_s = _overshoot_s(cg, worker)
+                hooks.set(cg.id, slow)
+                with_s = _overshoot_s(cg, worker)
+                hooks.clear(cg.id)
+                if with_s - without_s > _PROOF_DELAY_MS / 2000:
+                    return
     except NotSupportedError:
         raise
     except (OSError, WorkerSilentError) as error:
         raise NotSupportedError(f"the hooks could not be tried: {error}") from None
+    raise NotSupportedError(
+        f"{hooks.offer.by} took the hooks, but an allocation over its line took {with_s:.3f} s"
+        f" with a delay of {_PROOF_DELAY_MS} ms and {without_s:.3f} s without"
+    )
+
+
+def _overshoot_s(cg: CgroupLike, worker: ProbeWorker) -> float:
+    """How long it takes to go a little over a line that is drawn for it."""
+    current_bytes = int(cg.read(files.MEMORY_CURRENT))
+    cg.write(files.MEMORY_HIGH, str(current_bytes + MIB))
+    start_s = time.monotonic()
+    worker.ask("touch", MIB + MIB // 4, timeout_s=_PROOF_PATIENCE_S)
+    return time.monotonic() - start_s

@@ -304,6 +304,8 @@ def test_a_call_above_its_grant_is_delayed_by_the_daemon(module: bool) -> None:
         assert status["layers"]["memory"][-1] == "memcg_ops" and status["missing"] == {}
         assert status["memcg_ops"]["by"] == "module agentcgroup_memcg"
         begun = stats()
+        print(f"seen by the daemon before it said so: {begun}")
+        assert begun["delays"] >= 1
         daemon.client.create_session("high", memory="512M", priority=Priority.HIGH)
         high = daemon.shim(*populate(96), session="high", options=["--memory", "16M"])
         assert high.wait() == 0, high.stderr
