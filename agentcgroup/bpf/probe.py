@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What BPF can do here, one capability at a time: yes, no, or could not tell, with a reason.
 
-Yes and no are remembered for the life of the process, "could not tell" is asked again.
+Yes and no are remembered for the life of the process, "could not tell" is asked again, and
+so is what a kernel module can bring or take away.
 Nothing is inferred from a version. `tracing` and the ring buffer count only after the
 kernel really took one; the others read the kernel's BTF.
 """
@@ -32,6 +33,8 @@ _CGROUP_KFUNCS = (
 )  # fmt: skip
 _MAP_TYPE_ARRAY = 2
 _MAP_TYPE_RINGBUF = 27
+# modules come and go
+_CHANGING = {"memcg_struct_ops"}
 # nothing is lost if it runs meanwhile: it notes which memcg ran out
 _HARMLESS_TRACER = "acg_oom_begin"
 
@@ -66,7 +69,7 @@ def probe(name: str) -> Finding:
     except (InconclusiveError, OSError) as error:
         answer, reason = Answer.UNKNOWN, str(error)
     finding = Finding(name, answer, reason)
-    if answer is not Answer.UNKNOWN:
+    if answer is not Answer.UNKNOWN and name not in _CHANGING:
         _known[name] = finding
     return finding
 

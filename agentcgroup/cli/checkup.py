@@ -74,7 +74,9 @@ def examine() -> dict[str, Any]:
 
 
 def _row(name: str, answer: str, reason: str) -> dict[str, str]:
-    remedy = "" if answer == Answer.YES else _REMEDY.get(name, _REMEDY_OTHERWISE)
+    remedy = (
+        "" if answer == Answer.YES else _REMEDY.get(name.removeprefix("bpf "), _REMEDY_OTHERWISE)
+    )
     return {"name": name, "answer": answer, "reason": reason, "remedy": remedy}
 
 
