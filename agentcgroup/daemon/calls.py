@@ -324,7 +324,7 @@ class Calls:
             target.close()
 
     def info(self, record: CallRecord, *, figures: bool = False) -> CallInfo:
-        return live_info(self._core, record, self.layers, figures=figures)
+        return live_info(self._core, record, self.layers(), figures=figures)
 
     # --- end
 

@@ -247,7 +247,7 @@ class Handlers:
         return m.CallResult(call=self._calls.info(record))
 
     async def _tool_list(self, context: RequestContext, params: m.ToolList) -> BaseModel:
-        session, layers = context.session, self._calls.layers
+        session, layers = context.session, self._calls.layers()
         calls = await live_calls(
             self._core, session, layers, limit=params.limit, figures=params.figures
         )
