@@ -28,7 +28,11 @@ __all__ = ["LEASE_S", "Hooks", "MemcgLayer", "line_for"]
 LEASE_S = 5.0
 _PROOF_LEASE_S = 30.0
 _PROOF_PATIENCE_S = 10.0
-_PROOF_DELAY_MS = 250
+_PROOF_DELAY_MS = 400
+# Beside it the overshoot is small, and so is the kernel's own penalty for it.
+_PROOF_BASE_BYTES = 32 * MIB
+# Several charges, but below a huge page.
+_PROOF_TOUCH_BYTES = MIB + 3 * MIB // 4
 _PROOF_ATTEMPTS = 3
 _NO_STEP_BYTES = 1 << 62
 
@@ -152,6 +156,7 @@ def _prove(hooks: Hooks, root: CgroupLike) -> None:
     try:
         with scratch_cgroup(root) as cg, ProbeWorker(cg) as worker:
             hooks.renew(time.monotonic_ns() + int(_PROOF_LEASE_S * NS_PER_S))
+            worker.ask("touch", _PROOF_BASE_BYTES, timeout_s=_PROOF_PATIENCE_S)
             for _ in range(_PROOF_ATTEMPTS):
                 without_s = _overshoot_s(cg, worker)
                 hooks.set(cg.id, slow)
@@ -174,5 +179,5 @@ def _overshoot_s(cg: CgroupLike, worker: ProbeWorker) -> float:
     current_bytes = int(cg.read(files.MEMORY_CURRENT))
     cg.write(files.MEMORY_HIGH, str(current_bytes + MIB))
     start_s = time.monotonic()
-    worker.ask("touch", MIB + MIB // 4, timeout_s=_PROOF_PATIENCE_S)
+    worker.ask("touch", _PROOF_TOUCH_BYTES, timeout_s=_PROOF_PATIENCE_S)
     return time.monotonic() - start_s
