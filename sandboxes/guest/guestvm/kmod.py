@@ -9,6 +9,7 @@ userland with compiler and pahole, which is never booted.
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -49,6 +50,7 @@ def ensure(cache: Cache, checkout: Path, kernel: BootKernel) -> Path | None:
     except GuestError as error:
         say(f"there will be no {NAME}: {error}")
         return None
+    os.utime(directory)
     cache.prune("kmod", KEEP)
     return directory / NAME
 
