@@ -108,4 +108,30 @@ struct acg_command {
 };
 _Static_assert(sizeof(struct acg_command) == 216, "acg_command layout");
 
+/*
+ * A call's line for the memory hooks, written by user space under the call's cgroup id.
+ * delay_ms: by steps of step_bytes upwards from stop_bytes; the last one holds for all above.
+ * delayed is the program's own: delays began above start_bytes and have not ended.
+ */
+#define ACG_DELAY_STEPS 16
+
+struct acg_line {
+	__u64 start_bytes;
+	__u64 stop_bytes;
+	__u64 step_bytes;
+	__u64 protected_bytes;
+	__u32 delay_ms[ACG_DELAY_STEPS];
+	__u32 delayed;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct acg_line) == 104, "acg_line layout");
+
+enum acg_hook_count {
+	ACG_HOOK_ASKED = 0,
+	ACG_HOOK_DELAYED = 1,
+	ACG_HOOK_ONLINE = 2,
+	ACG_HOOK_OFFLINE = 3,
+	ACG_HOOK_COUNTS = 4,
+};
+
 #endif

@@ -18,8 +18,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LOST = 125
 RUNS = [
-    ("newest", [], "guest", 2400),
-    ("noscx", [], "smoke", 1500),
+    ("newest", [], "guest", 2700),
+    ("noscx", [], "smoke", 1800),
     ("lts", [], "smoke", 1500),
     ("newest", ["--systemd"], "systemd", 1200),
 ]

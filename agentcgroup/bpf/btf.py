@@ -76,6 +76,18 @@ class Btf:
         return cls(library, table, owned=True)
 
     @classmethod
+    def of_module(cls, name: str, kernel: Btf) -> Btf:
+        """A loaded module's, on top of the kernel's, which must stay open as long.
+
+        Raises OSError if it has none or went meanwhile.
+        """
+        library = load_libbpf()
+        table = library.check_pointer(
+            library.btf__load_module_btf(name.encode(), kernel._table), f"BTF of module {name}"
+        )
+        return cls(library, table, owned=True)
+
+    @classmethod
     def of_object(cls, bpf_object: int) -> Btf:
         library = load_libbpf()
         table = library.check_pointer(library.bpf_object__btf(bpf_object), "object has no BTF")
@@ -109,6 +121,14 @@ class Btf:
             return None
         pointer = self._type(self._type(found).size_or_type)
         return self._parameters(pointer.size_or_type)[1:]
+
+    def callback_parameters(self, member: Member) -> tuple[str, ...] | None:
+        """Types of the parameters of a function pointer in a struct, None if it is none."""
+        pointer = self._type(self.resolve(member.type_id))
+        if pointer.kind != Kind.PTR:
+            return None
+        target = self.resolve(pointer.size_or_type)
+        return self._parameters(target) if self.kind_of(target) == Kind.FUNC_PROTO else None
 
     def members(self, type_id: int) -> list[Member]:
         """Members of a struct or union with their offsets; bit fields are left out."""

@@ -74,6 +74,10 @@ class RecordLayout:
     def read(self, record: bytes) -> Fields:
         return dict(zip(self.names, self.format.unpack_from(record), strict=True))
 
+    def write(self, fields: Fields) -> bytes:
+        """The record with these fields; every one must be given."""
+        return self.format.pack(*(fields[name] for name in self.names))
+
 
 class Decoder:
     """Turns records of one object into events and counts those it can't read."""

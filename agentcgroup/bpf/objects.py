@@ -84,6 +84,10 @@ class BpfObject:
         for name, program in self._programs.items():
             self._lib.check(self._lib.bpf_program__set_autoload(program, name in wanted), name)
 
+    def leave_out(self, map_name: str) -> None:
+        """This map will not be made: a table of hooks that the kernel doesn't have."""
+        self._lib.check(self._lib.bpf_map__set_autocreate(self._map(map_name), False), map_name)
+
     def set_ring_bytes(self, map_name: str, size_bytes: int) -> None:
         """A power of two, at least a page; anything else fails at load."""
         self._lib.check(
@@ -128,8 +132,20 @@ class BpfObject:
                     log=lines,
                 ) from None
 
-    def detach(self, program: str) -> None:
-        self._lib.bpf_link__destroy(self._links.pop(program))
+    def attach_hooks(self, map_name: str) -> int:
+        """Attach a table of struct_ops hooks; its link's descriptor, which hangs up when
+        somebody else detaches it. Raises OSError with the kernel's reason."""
+        with collected_log():
+            link = self._lib.check_pointer(
+                self._lib.bpf_map__attach_struct_ops(self._map(map_name)),
+                f"cannot attach {map_name}",
+            )
+        self._links[map_name] = link
+        return self._lib.check(self._lib.bpf_link__fd(link), map_name)
+
+    def detach(self, name: str) -> None:
+        """Undo `attach` or `attach_hooks`."""
+        self._lib.bpf_link__destroy(self._links.pop(name))
 
     @property
     def attached(self) -> list[str]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What BPF can do here, one capability at a time: yes, no, or could not tell, with a reason.
 
-Yes and no are remembered for the life of the process, "could not tell" is asked again.
+Yes and no are remembered for the life of the process, "could not tell" is asked again, and
+so is what a kernel module can bring or take away.
 Nothing is inferred from a version. `tracing` and the ring buffer count only after the
 kernel really took one; the others read the kernel's BTF.
 """
@@ -19,19 +20,21 @@ from ..errors import InconclusiveError, NotSupportedError
 from .btf import Btf, Kind
 from .choose import TOOLCALL_OBJECT, choose, gather
 from .libbpf import load_libbpf
+from .memcg_ops import find_offer
 from .objects import load_object
 
 __all__ = ["Answer", "Finding", "forget", "probe", "probe_all"]
 
 _BTF_DIRECTORY = Path("/sys/kernel/btf")
 _SCHED_EXT = Path("/sys/kernel/sched_ext")
-_MEMCG_STRUCT_OPS = "memcg_bpf_ops"
 _CGROUP_KFUNCS = (
     "bpf_cgroup_from_id", "bpf_cgroup_release", "bpf_get_mem_cgroup", "bpf_put_mem_cgroup",
     "bpf_mem_cgroup_usage",
 )  # fmt: skip
 _MAP_TYPE_ARRAY = 2
 _MAP_TYPE_RINGBUF = 27
+# modules come and go
+_CHANGING = {"memcg_struct_ops"}
 # nothing is lost if it runs meanwhile: it notes which memcg ran out
 _HARMLESS_TRACER = "acg_oom_begin"
 
@@ -66,7 +69,7 @@ def probe(name: str) -> Finding:
     except (InconclusiveError, OSError) as error:
         answer, reason = Answer.UNKNOWN, str(error)
     finding = Finding(name, answer, reason)
-    if answer is not Answer.UNKNOWN:
+    if answer is not Answer.UNKNOWN and name not in _CHANGING:
         _known[name] = finding
     return finding
 
@@ -155,14 +158,8 @@ def _sched_ext() -> _Result:
 
 
 def _memcg_struct_ops() -> _Result:
-    found, reason = _has_type(_MEMCG_STRUCT_OPS, "the kernel has memcg hooks of its own")
-    if found is Answer.YES:
-        return found, reason
-    needle = f"\0{_MEMCG_STRUCT_OPS}\0".encode()
-    for module in sorted(_BTF_DIRECTORY.iterdir()):
-        if module.name != "vmlinux" and needle in module.read_bytes():
-            return Answer.YES, f"module {module.name} offers memcg hooks"
-    return Answer.NO, f"neither the kernel nor a module offers {_MEMCG_STRUCT_OPS}"
+    offer = find_offer()
+    return Answer.YES, f"{offer.by} offers memcg hooks"
 
 
 def _cgroup_kfuncs() -> _Result:

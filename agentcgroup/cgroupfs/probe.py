@@ -24,7 +24,7 @@ from .api import CgroupLike
 from .probe_worker import ProbeWorker, WorkerSilentError
 from .watch import psi_trigger
 
-__all__ = ["PROBES", "disk_of", "probe_all", "probe_one"]
+__all__ = ["PROBES", "disk_of", "probe_all", "probe_one", "scratch_cgroup"]
 
 Verdict = tuple[Answer, str]
 Probe = Callable[[CgroupLike], Verdict]
@@ -48,7 +48,7 @@ def probe_all(root: CgroupLike) -> list[Capability]:
 
 def probe_one(root: CgroupLike, name: str) -> Capability:
     try:
-        with _scratch(root) as cg:
+        with scratch_cgroup(root) as cg:
             answer, reason = PROBES[name](cg)
     except NotSupportedError as error:
         answer, reason = Answer.NO, error.strerror or str(error)
@@ -281,7 +281,7 @@ PROBES: Final[dict[str, Probe]] = {
 
 
 @contextlib.contextmanager
-def _scratch(root: CgroupLike) -> Iterator[CgroupLike]:
+def scratch_cgroup(root: CgroupLike) -> Iterator[CgroupLike]:
     """A child cgroup that is emptied and removed afterwards, whatever happened."""
     with root.create(f"probe-{os.getpid()}-{time.monotonic_ns()}") as cg:
         try:

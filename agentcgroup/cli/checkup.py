@@ -42,7 +42,7 @@ _REMEDY = {
     "ring_buffer": "Linux 5.8 or newer",
     "tracing": "install a wheel that was built with clang; needs root and kernel BTF",
     "sched_ext": "Linux 6.12 or newer with CONFIG_SCHED_CLASS_EXT=y; cpu.weight is used instead",
-    "memcg_struct_ops": "no released kernel has it; memory.high and events are used instead",
+    "memcg_struct_ops": "optional: bpf/kmod brings it; memory.high and events are used without",
     "cgroup_kfuncs": _NEWER_KERNEL,
     "exec_hook": _NEWER_KERNEL,
     "exit_hook": _NEWER_KERNEL,
@@ -74,7 +74,9 @@ def examine() -> dict[str, Any]:
 
 
 def _row(name: str, answer: str, reason: str) -> dict[str, str]:
-    remedy = "" if answer == Answer.YES else _REMEDY.get(name, _REMEDY_OTHERWISE)
+    remedy = (
+        "" if answer == Answer.YES else _REMEDY.get(name.removeprefix("bpf "), _REMEDY_OTHERWISE)
+    )
     return {"name": name, "answer": answer, "reason": reason, "remedy": remedy}
 
 

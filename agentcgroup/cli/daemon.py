@@ -12,7 +12,7 @@ from ..types.validation import parse
 
 __all__ = ["daemon"]
 
-_MEMORY_LAYERS = ("auto", "files", "events")
+_MEMORY_LAYERS = ("auto", "files", "events", "memcg_ops")
 
 
 def daemon(
@@ -20,7 +20,9 @@ def daemon(
     root: Annotated[str | None, typer.Option(help="Cgroup that holds the tree.")] = None,
     socket: Annotated[str | None, typer.Option(help="Path of the agents' socket.")] = None,
     cpu: Annotated[str | None, typer.Option(help="auto, files or sched_ext.")] = None,
-    memory: Annotated[str | None, typer.Option(help="auto, or layers: files,events.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="auto, or layers: files,events,memcg_ops.")
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="enforce, observe or off.")] = None,
 ) -> None:
     """Run the daemon in the foreground until SIGTERM. Needs root and cgroup v2."""
@@ -48,4 +50,4 @@ def _memory(value: str | None) -> str | None:
     for layer in layers:
         if layer not in _MEMORY_LAYERS:
             raise ConfigError("memory", layer, "layers here: " + ", ".join(_MEMORY_LAYERS))
-    return "auto" if "auto" in layers else ("events" if "events" in layers else "files")
+    return "auto" if "auto" in layers else ",".join(layers)

@@ -60,7 +60,7 @@ class Calls:
         self._defaults = defaults
         self._session_defaults = session_defaults
         self.declarations = Declarations(core.clock)
-        self.layers: list[str] = ["files"]
+        self.layers: Callable[[], list[str]] = lambda: ["files"]
         self._tasks: set[asyncio.Future[Outcome]] = set()
         self.watch_leaf: Callable[[CallRecord], None] = _nothing
         self.unwatch_leaf: Callable[[CallRecord], None] = _nothing
@@ -286,7 +286,7 @@ class Calls:
             session=session.name,
             limits=record.limits.as_dict(),
             waited_ms=round(record.waited_ms, 3),
-            layers=self.layers,
+            layers=self.layers(),
             mode=session.mode.value,
             intent_source=source,
         )
@@ -324,7 +324,7 @@ class Calls:
             target.close()
 
     def info(self, record: CallRecord, *, figures: bool = False) -> CallInfo:
-        return live_info(self._core, record, self.layers, figures=figures)
+        return live_info(self._core, record, self.layers(), figures=figures)
 
     # --- end
 

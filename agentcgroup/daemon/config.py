@@ -7,20 +7,32 @@ Every key has a default, so an absent file is a complete configuration.
 from __future__ import annotations
 
 import tomllib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from ..errors import ConfigError
+from ..policy.delay import CEILING_MS
 from ..protocol.sockets import DEFAULT_AGENT_SOCKET
 from ..types.intents import Duration, Size
 from ..types.sessions import Mode
 from ..types.validation import WireModel, parse
 
-__all__ = ["DEFAULT_CONFIG_PATH", "Config", "load_config"]
+__all__ = ["DEFAULT_CONFIG_PATH", "MEMCG_OPS", "Config", "Wish", "load_config"]
 
 DEFAULT_CONFIG_PATH = "/etc/agentcgroup/config.toml"
+MEMCG_OPS = "memcg_ops"
+_MEMORY_LAYERS = "^(auto|(files|events|memcg_ops)(, ?(files|events|memcg_ops))*)$"
+
+
+class Wish(StrEnum):
+    """For a layer that is off by default: without it, use it if it can be had, or insist."""
+
+    OFF = "off"
+    ON = "on"
+    REQUIRED = "required"
 
 
 class DaemonConfig(WireModel):
@@ -32,12 +44,23 @@ class DaemonConfig(WireModel):
     run_dir: str = "/run/agentcgroup"
     group: str = "agentcgroup"
     mode: Mode = Mode.ENFORCE
-    memory_layers: str = "auto"
+    memory_layers: Annotated[str, Field(pattern=_MEMORY_LAYERS)] = "auto"
+    memcg_ops: Wish = Wish.OFF
     cpu_layer: Annotated[str, Field(pattern="^(auto|files|sched_ext)$")] = "auto"
     guardian: bool = True
     guardian_timeout_s: Duration = 2.0
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
     decision_log: str = ""
+
+    @property
+    def wants_events(self) -> bool:
+        """BPF reports pressure if it can; `auto` is all but what is off by default."""
+        return self.memory_layers == "auto" or "events" in self.memory_layers
+
+    @property
+    def wants_hooks(self) -> Wish:
+        """Who names the layer demands it."""
+        return Wish.REQUIRED if MEMCG_OPS in self.memory_layers else self.memcg_ops
 
 
 class HostConfig(WireModel):
@@ -65,6 +88,9 @@ class PolicyTuning(WireModel):
     step: Size = 32 << 20
     throttle_max_ms: Annotated[int, Field(ge=10, le=60000)] = 250
     deadlock_after_ms: Annotated[int, Field(ge=100, le=600000)] = 1000
+    delay_max_ms: Annotated[int, Field(ge=1, le=CEILING_MS)] = 200
+    delay_burst_pct: Annotated[int, Field(ge=0, le=100)] = 12
+    delay_window_pct: Annotated[int, Field(ge=1, le=1000)] = 25
 
 
 class OutcomeStore(WireModel):

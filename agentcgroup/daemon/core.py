@@ -53,6 +53,7 @@ class Core:
         self.calls: dict[str, CallRecord] = {}
         self.by_cgroup: dict[int, CallRecord] = {}
         self.on_timer: Callable[[int], int | None] | None = None
+        self.on_grant: Callable[[CallRecord], None] = _nothing
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns: int | None = None
@@ -192,6 +193,7 @@ class Core:
         crash_point("grant.decided")
         if record.leaf is None or old == new:
             return
+        self.on_grant(record)
         if new is not None and (old is None or new < old):
             self._lower(record)
             return
@@ -296,3 +298,7 @@ class Core:
         if grant is None or (cap is not None and grant >= cap):
             return None
         return grant
+
+
+def _nothing(record: CallRecord) -> None:
+    """No layer but the files follows the grant."""

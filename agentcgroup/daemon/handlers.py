@@ -194,7 +194,7 @@ class Handlers:
             call=nested_call(context.identity.call, next(self._nested)),
             session=session,
             limits=outer.limits.as_dict() if outer else {},
-            layers=self._calls.layers,
+            layers=self._calls.layers(),
             nested=True,
             mode=self._core.sessions[session].mode.value,
             intent_source="nested",
@@ -247,7 +247,7 @@ class Handlers:
         return m.CallResult(call=self._calls.info(record))
 
     async def _tool_list(self, context: RequestContext, params: m.ToolList) -> BaseModel:
-        session, layers = context.session, self._calls.layers
+        session, layers = context.session, self._calls.layers()
         calls = await live_calls(
             self._core, session, layers, limit=params.limit, figures=params.figures
         )

@@ -14,6 +14,7 @@ from ..cgroupfs.handle import Cgroup
 from ..clock import MonotonicClock
 from ..errors import ConfigError, NotPermittedError
 from ..log import get_logger, setup_logging
+from ..policy.delay import DelayTuning
 from ..policy.state import PolicyConfig
 from ..protocol.sockets import admin_socket_path, checked_socket_path
 from ..trace.format import TraceWriter
@@ -27,7 +28,9 @@ from .ending import Ender
 from .guardian import Guardian
 from .handlers import Handlers
 from .janitor import Janitor
+from .memcg_hooks import MemcgHooks
 from .outcomes import OutcomeStore
+from .records import CallRecord
 from .recovery import Recovery
 from .registry import TreeRegistry
 from .rooting import host_budget_bytes, lock_root, open_root
@@ -96,14 +99,16 @@ class Daemon:
         tree_path = tree.proc_path(self.root)
         self._signals = Signals(self.core)
         self._parts.callback(self._signals.close)
-        self._signals.open(
-            self.root, tree_path.count("/"), use_bpf=config.daemon.memory_layers != "files"
-        )
+        self._signals.open(self.root, tree_path.count("/"), use_bpf=config.daemon.wants_events)
+        self._hooks = MemcgHooks(self.core, _delay(config))
+        self._parts.callback(self._hooks.close)
+        self._hooks.open(self.root, config.daemon.wants_hooks)
+        self.core.on_grant = self._hooks.granted
         sessions = Sessions(self.core, self.root, config.session, config.daemon.mode, Cgroup.open)
         ender = Ender(self.core, self.root, self._store)
         calls = Calls(self.core, tree_path, self._store, ender, config.call, config.session)
-        calls.watch_leaf, calls.unwatch_leaf = self._signals.watch, self._signals.unwatch
-        calls.layers = self._signals.layers()
+        calls.watch_leaf, calls.unwatch_leaf = self._watch, self._unwatch
+        calls.layers = self._layers
         calls.drain = self._signals.drain
         Sampler(
             self.core, find_biggest=not self._signals.has_bpf("oom"), watch_owner=calls.watch_owner
@@ -114,7 +119,7 @@ class Daemon:
             spawn=not _guardian_is_a_service(), on_beat=takeover.check,
         )  # fmt: skip
         self._status = Status(
-            self.core, self.root, self._signals, config.daemon.mode,
+            self.core, self.root, self._signals, self._hooks, config.daemon.mode,
             lambda: self._guardian.pid, self._server_stats,
         )  # fmt: skip
         handlers = Handlers(self.core, sessions, calls, self._store, self._signals, self._status)
@@ -139,6 +144,17 @@ class Daemon:
             "ready: root %s, budget %d MiB, mode %s, memory events by %s, found %s",
             self.root.path, budget >> 20, config.daemon.mode.value, self._signals.source(), found,
         )  # fmt: skip
+
+    def _watch(self, record: CallRecord) -> None:
+        self._signals.watch(record)
+        self._hooks.begin(record)
+
+    def _unwatch(self, record: CallRecord) -> None:
+        self._hooks.end(record)
+        self._signals.unwatch(record)
+
+    def _layers(self) -> list[str]:
+        return self._signals.layers() + self._hooks.layers()
 
     def _server_stats(self) -> dict[str, int]:
         return self._server.stats()
@@ -176,6 +192,7 @@ class Daemon:
             _log.error("the configuration was not reloaded: %s", error)
             return
         self.core.state.config = _policy(config)
+        self._hooks.tuning = _delay(config)
         self.core.feed(i.HostBudget(self.core.clock.now_ns(), budget))
         _log.info("configuration reloaded: budget %d MiB", budget >> 20)
 
@@ -207,6 +224,14 @@ def _policy(config: Config) -> PolicyConfig:
         term_grace_ns=int(config.call.term_grace_s * 1e9),
         default_pids_max=config.call.pids_max,
         default_max_wait_s=config.call.max_wait_s,
+    )
+
+
+def _delay(config: Config) -> DelayTuning:
+    return DelayTuning(
+        max_ms=config.policy.delay_max_ms,
+        burst_pct=config.policy.delay_burst_pct,
+        window_pct=config.policy.delay_window_pct,
     )
 
 

@@ -168,6 +168,7 @@ class CallRecord:
     biggest: BiggestProcess | None = None
     child_exit: tuple[int | None, int | None] | None = None
     high_since_raise: bool = False
+    at_line_ns: int = 0
     last_current_bytes: int = 0
     sample_interval_ns: int = 0
     next_sample_ns: int = 0

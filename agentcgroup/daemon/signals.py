@@ -197,6 +197,7 @@ class Signals:
 
     def _at_line(self, record: CallRecord, t_ns: int, usage_bytes: int | None) -> None:
         record.high_since_raise = True
+        record.at_line_ns = t_ns
         if usage_bytes is None and record.leaf is not None:
             text = record.leaf.try_read(files.MEMORY_CURRENT)
             usage_bytes = int(text) if text else None

@@ -13,6 +13,7 @@ from ..policy.accounting import host_free_bytes
 from ..protocol.messages import SessionInfo
 from ..types.sessions import Mode
 from .core import Core
+from .memcg_hooks import MemcgHooks
 from .signals import Signals
 
 __all__ = ["Status"]
@@ -24,6 +25,7 @@ class Status:
         core: Core,
         root: CgroupLike,
         signals: Signals,
+        hooks: MemcgHooks,
         mode: Mode,
         guardian_pid: Callable[[], int | None],
         server_stats: Callable[[], dict[str, int]],
@@ -31,6 +33,7 @@ class Status:
         self._core = core
         self._root = root
         self._signals = signals
+        self._hooks = hooks
         self._mode = mode
         self._guardian_pid = guardian_pid
         self._server_stats = server_stats
@@ -49,13 +52,14 @@ class Status:
                 "free_bytes": host_free_bytes(state),
             },
             "layers": {
-                "memory": self._signals.layers(),
+                "memory": self._signals.layers() + self._hooks.layers(),
                 "cpu": ["files"],
                 "boundary": ["declared"],
             },
             "events_source": self._signals.source(),
-            "missing": self._signals.missing,
+            "missing": self._signals.missing | self._hooks.missing,
             "bpf": {"programs": self._signals.programs(), "dropped": self._signals.dropped()},
+            "memcg_ops": self._hooks.report(),
             "guardian_pid": self._guardian_pid(),
             "decisions": self._core.decisions.counts,
             "server": self._server_stats(),

@@ -86,7 +86,7 @@ def test_stale_objects_do_not_ride_along(
     monkeypatch.setenv("PATH", str(tree))
     built = tree / "agentcgroup/_built"
     built.mkdir()
-    objects = [built / "memory.bpf.o", built / "toolcall.bpf.o"]
+    objects = [built / f"{name}.bpf.o" for name in ("memcg_ops", "memory", "toolcall")]
     for made in objects:
         made.write_bytes(b"old")
         os.utime(made, (1, 1))

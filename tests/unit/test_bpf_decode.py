@@ -192,3 +192,19 @@ def test_no_record_is_too_strange(decoder: Decoder, kind: int, rest: bytes) -> N
 def test_an_object_without_our_records_is_refused() -> None:
     with pytest.raises(BpfLoadError, match=r"cannot open junk\.o"):
         BpfObject(b"\x7fELF junk", "junk.o")
+
+
+def test_a_line_is_written_as_the_program_reads_it(built: Path) -> None:
+    opened = BpfObject((built / "memcg_ops.bpf.o").read_bytes(), "memcg_ops.bpf.o")
+    try:
+        layout = RecordLayout.from_btf(opened.btf, "acg_line")
+        delays = struct.pack("=16I", *range(16))
+        fields = {"start_bytes": 5, "stop_bytes": 4, "step_bytes": 3, "protected_bytes": 2,
+                  "delay_ms": delays, "delayed": 1}  # fmt: skip
+        assert set(layout.names) == set(fields)
+        record = layout.write(fields)
+        assert len(record) == 104 and layout.read(record) == fields
+        assert record == struct.pack("=4Q", 5, 4, 3, 2) + delays + struct.pack("=II", 1, 0)
+        check_version(opened.read_constant("acg_abi_version"))
+    finally:
+        opened.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup.daemon.config import Config, load_config
+from agentcgroup.daemon.config import Config, Wish, load_config
 from agentcgroup.errors import EXIT_BAD_CONFIG, ConfigError
 from agentcgroup.types.sessions import Mode
 
@@ -75,6 +75,12 @@ def test_units_are_read_as_people_write_them(tmp_path: Path) -> None:
         ("[session]\npids_max = 2\n", "session.pids_max", ("greater than or equal to 16",)),
         ('[session]\npids_max = "x"\n', "session.pids_max", ("must be a valid integer",)),
         ("[policy]\nthrottle_max_ms = 5\n", "policy.throttle_max_ms", ("equal to 10",)),
+        ("[policy]\ndelay_max_ms = 0\n", "policy.delay_max_ms", ("equal to 1",)),
+        ("[policy]\ndelay_max_ms = 2001\n", "policy.delay_max_ms", ("equal to 2000",)),
+        ("[policy]\ndelay_burst_pct = 101\n", "policy.delay_burst_pct", ("equal to 100",)),
+        ("[policy]\ndelay_window_pct = 0\n", "policy.delay_window_pct", ("equal to 1",)),
+        ('[daemon]\nmemcg_ops = "yes"\n', "daemon.memcg_ops", ("'off', 'on' or 'required'",)),
+        ('[daemon]\nmemory_layers = "gate"\n', "daemon.memory_layers", ("memcg_ops",)),
         ("[outcomes]\nkeep = 0\n", "outcomes.keep", ("equal to 1",)),
         ("[outcomes]\nkeep_hours = -1\n", "outcomes.keep_hours", ("greater than 0",)),
     ],
@@ -86,6 +92,25 @@ def test_what_is_refused_is_named(
     assert error.field == field
     for word in words:
         assert word in error.remedy, error
+
+
+@pytest.mark.parametrize(
+    ("text", "events", "hooks"),
+    [
+        ("", True, Wish.OFF),
+        ('memory_layers = "files"', False, Wish.OFF),
+        ('memory_layers = "files,events"', True, Wish.OFF),
+        ('memory_layers = "files, memcg_ops"', False, Wish.REQUIRED),
+        ('memory_layers = "memcg_ops,events"', True, Wish.REQUIRED),
+        ('memcg_ops = "on"', True, Wish.ON),
+        ('memcg_ops = "required"\nmemory_layers = "files"', False, Wish.REQUIRED),
+    ],
+)
+def test_which_memory_layers_are_wanted(
+    tmp_path: Path, text: str, events: bool, hooks: Wish
+) -> None:
+    daemon = load(tmp_path, f"[daemon]\n{text}\n").daemon
+    assert (daemon.wants_events, daemon.wants_hooks) == (events, hooks)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from guestvm import kernel as kernels
-from guestvm import product, qemu, session, userland
+from guestvm import kmod, product, qemu, session, userland
 from guestvm.host import (
     Cache,
     GuestError,
@@ -111,7 +111,8 @@ def _main(options: argparse.Namespace) -> int:
             return 0
     kernel = kernels.resolve(cache, ROLES[options.kernel])
     guest = userland.ensure(cache, kernel.userland, CHECKOUT)
-    disk = product.ensure(cache, CHECKOUT, guest)
+    module = kmod.ensure(cache, CHECKOUT, kernel)
+    disk = product.ensure(cache, CHECKOUT, guest, module)
     if not options.command:
         return 0
     with run_directory(cache) as scratch:

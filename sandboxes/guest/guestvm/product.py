@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The disk that carries this checkout: its files, the installed product, the guest's scripts.
 
-Layout: `src/` the checkout, `site/` the unpacked wheel, `bin/` its commands, `guest/` scripts.
+Layout: `src/` the checkout, `site/` the unpacked wheel, `bin/` its commands, `guest/` scripts,
+`kmod/` the optional kernel module, for kernels that have one.
 Keyed by content, so an unchanged checkout costs one hash.
 """
 
@@ -75,11 +76,13 @@ def copy(checkout: Path, names: Iterable[str], target: Path) -> None:
             shutil.copy2(checkout / name, target / name, follow_symlinks=False)
 
 
-def ensure(cache: Cache, checkout: Path, guest: userland.Built) -> Path:
-    """The product's disk image for what the checkout holds now, and for this userland."""
+def ensure(cache: Cache, checkout: Path, guest: userland.Built, module: Path | None) -> Path:
+    """The product's disk image for what the checkout holds now, for this userland and kernel."""
     names = files(checkout)
     wheel = _wheel(cache, checkout, names)
     parts = f"{content_hash(checkout, names)} {wheel.parent.name} {guest.python_version}"
+    if module is not None:
+        parts += f" {module.parent.name}"
     entry = f"product-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
     def build(work: Path) -> None:
@@ -88,6 +91,9 @@ def ensure(cache: Cache, checkout: Path, guest: userland.Built) -> Path:
         install(wheel, tree)
         guest.compile(tree / "site", "/opt/agentcgroup/site")
         shutil.copytree(tree / "src/sandboxes/guest/inside", tree / "guest")
+        if module is not None:
+            (tree / "kmod").mkdir()
+            shutil.copy(module, tree / "kmod")
         room = int(tree_size_bytes(tree) * 1.2) + (4 << 20)
         make_ext4(work / "product.img", room, source=tree, label="product")
         shutil.rmtree(tree)

@@ -17,26 +17,33 @@ _NAME = re.compile(r"^linux-image-(\d+\.\d[^ ]*)-cloud-amd64$")
 
 @dataclass(frozen=True)
 class Role:
-    """`suite` is searched for the kernel, `userland` is booted with it."""
+    """`suite` is searched for the kernel, `userland` is booted with it.
+
+    `module`: the archive keeps this kernel's headers, and the module of bpf/kmod fits it.
+    """
 
     name: str
     suite: str
     userland: str
     oldest: bool = False
     sched_ext: bool | None = None
+    module: bool = False
     purpose: str = ""
 
 
 ROLES = {
     role.name: role
     for role in (
-        Role("newest", "trixie-backports", "trixie", purpose="the newest kernel Debian offers"),
+        Role(
+            "newest", "trixie-backports", "trixie", module=True,
+            purpose="the newest kernel Debian offers",
+        ),
         Role(
             "oldscx", "trixie-backports", "trixie", oldest=True, sched_ext=True,
             purpose="the oldest series with sched_ext",
         ),
         Role(
-            "noscx", "trixie", "trixie", sched_ext=False,
+            "noscx", "trixie", "trixie", sched_ext=False, module=True,
             purpose="Debian 13's own kernel: no sched_ext, the fallback host",
         ),
         Role(
