@@ -107,3 +107,9 @@ def test_linters_are_content(command: list[str]) -> None:
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_test_modules_have_names_of_their_own() -> None:
+    """They are imported by their bare names: of two with the same name one would be lost."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
