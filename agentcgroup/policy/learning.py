@@ -7,6 +7,7 @@ moves the first grant only: it never refuses, queues or caps a call. Bytes.
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections import OrderedDict
@@ -25,6 +26,7 @@ _MAX_CHARS = 96
 _MAX_DEPTH = 3
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_QUOTING = re.compile(r"[\"'\\#]")
 _VERSION = re.compile(r"(?<=[a-z])-?[0-9][0-9.]*$")
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh"})
 _INTERPRETERS = _SHELLS | {"python", "node", "perl", "ruby"}
@@ -73,6 +75,7 @@ def _fading_quantile(peaks: tuple[int, ...]) -> int:
     return weighted[-1][0]
 
 
+@functools.lru_cache(maxsize=1024)
 def fingerprint(command: str | None) -> str | None:
     """`FOO=1 python3.12 -m pytest -x tests` and `python -m pytest` are the same command.
 
@@ -94,6 +97,8 @@ def fingerprint(command: str | None) -> str | None:
 
 
 def _words(command: str) -> list[str]:
+    if not _QUOTING.search(command):
+        return command.split()  # shlex goes through it character by character
     try:
         return shlex.split(command)
     except ValueError:  # an open quote
