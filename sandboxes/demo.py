@@ -41,7 +41,7 @@ AUTHORS = Scenario(
         "all_images_haiku/sigmavirus24__github3.py-673",
         "all_images_haiku/sigmavirus24__github3.py-673",
     ),
-    "1100M",
+    "900M",
     "100M",
     "10",
 )

@@ -25,6 +25,7 @@ _SLOWEST_NS = 250_000_000
 _NEAR_BYTES = 48 * MIB
 _MOVED_BYTES = MIB
 _STIRRED_BYTES = 64 << 10
+_CACHE_EVERY_NS = 100_000_000
 _AGENT_EVERY_NS = 500_000_000
 
 
@@ -66,8 +67,17 @@ class Sampler:
         record.next_sample_ns = now_ns + record.sample_interval_ns
         body = {"memory_current_bytes": current}
         self._core.decisions.record(now_ns, "sample", record.session, record.name, body)
-        cache = _cache_bytes(record.leaf) if self._core.someone_waits() else None
+        cache = self._cache_for_who_waits(record, record.leaf, now_ns)
         self._core.feed(i.CallSample(now_ns, record.name, current, cache))
+
+    def _cache_for_who_waits(
+        self, record: CallRecord, leaf: CgroupLike, now_ns: int
+    ) -> int | None:  # fmt: skip
+        """memory.stat costs the kernel more than all other files here together."""
+        if now_ns - record.cache_looked_ns < _CACHE_EVERY_NS or not self._core.someone_waits():
+            return None
+        record.cache_looked_ns = now_ns
+        return _cache_bytes(leaf)
 
     @staticmethod
     def _interval_ns(record: CallRecord, current: int, moved: int) -> int:

@@ -52,7 +52,7 @@ def end_overdue_queue(state: PolicyState, now_ns: int, out: list[Action]) -> Non
     for call in queue_in_order(state):
         wait_s = call.intent.max_wait_s or state.config.default_max_wait_s
         if now_ns - call.begun_ns >= wait_s * NS_PER_S:
-            _forget(state, call)
+            state.drop_call(call.name)
             because = Because(
                 Code.WAITED_TOO_LONG,
                 f"no memory became free within {wait_s:g} s",
@@ -128,7 +128,3 @@ def _over_budget(call: CallState, needs: int, tools: int) -> Refuse:
     return Refuse(
         call.session, call.name, "over_budget", remedy, Because(Code.OVER_BUDGET, text, figures)
     )
-
-
-def _forget(state: PolicyState, call: CallState) -> None:
-    state.drop_call(call.name)

@@ -97,6 +97,8 @@ class Host:
 
 
 def check(state: PolicyState) -> None:
+    assert state.overhead_bytes == sum(s.overhead_bytes for s in state.sessions.values())
+    assert state.active == {name: s for name, s in state.sessions.items() if s.calls}
     assert host_free_bytes(state) >= 0, "grants and reserves exceed the host's budget"
     for session in state.sessions.values():
         assert session_free_bytes(state, session) >= 0
