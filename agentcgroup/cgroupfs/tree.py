@@ -6,7 +6,6 @@ What the administrator has to put right is a DelegationError: field, value, reme
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,6 @@ __all__ = [
     "ancestors",
     "enable_controllers",
     "find_root",
-    "open_of_pid",
     "proc_path",
     "walk",
 ]
@@ -134,18 +132,6 @@ def proc_path(cg: CgroupLike) -> str:
     if mount_point is None or not f"{cg.path}/".startswith(f"{mount_point}/"):
         return cg.path
     return cg.path[len(mount_point) :] or "/"
-
-
-def open_of_pid(pid: int) -> Cgroup | None:
-    """The cgroup that holds `pid` now; None if process or cgroup is gone or out of reach."""
-    mount_point = proc.cgroup2_mount_point()
-    path = proc.cgroup_path(pid)
-    # "/.." leads out of this cgroup namespace.
-    if mount_point is None or path is None or path.startswith("/.."):
-        return None
-    with contextlib.suppress(CgroupGoneError):
-        return Cgroup.open(mount_point + path)
-    return None
 
 
 def _check_filesystem(cg: Cgroup, shown: str) -> None:

@@ -6,7 +6,6 @@ Seconds from the session's first sample, bytes of memory in use by the whole ses
 
 from __future__ import annotations
 
-import bisect
 from dataclasses import dataclass, field
 
 __all__ = ["CallSpan", "Sample", "SessionTrace"]
@@ -112,12 +111,6 @@ def split_calls(
         newest.samples.append((at_s - newest.begin_s, newest.level_bytes))
     calls = tuple(CallSpan(c.begin_s, c.end_s, c.tool, c.command, tuple(c.samples)) for c in todo)
     return calls, tuple(baseline)
-
-
-def level_at(samples: tuple[Sample, ...], at_s: float) -> int:
-    """The last size at or before `at_s`; the first one before the beginning."""
-    index = bisect.bisect_right(samples, at_s, key=lambda sample: sample[0])
-    return samples[max(0, index - 1)][1]
 
 
 def thin_out(samples: tuple[Sample, ...], step_bytes: int) -> tuple[Sample, ...]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forked import CGROUPFS, agentcgroup, contents
 from harness import PrivateDaemon, alive, read_value, until
+from session_agent import agent, where
 
 from agentcgroup.errors import InvalidValueError, RemoteError
 
@@ -24,15 +23,6 @@ MIB = 1 << 20
 HOLD = "x = bytearray({mib} << 20); x[::4096] = b'x' * len(x[::4096]); print(1, flush=True);"
 HOLD += "import time; time.sleep(600)"
 DAEMONIZE = "(setsid sleep 600 >/dev/null 2>&1 & echo $!)"
-# Reads lines, runs each as a shell command, answers with its exit status; after & beside it.
-AGENT = """
-while read -r line; do
-  case $line in
-    "&"*) sh -c "exec ${line#&}" >/dev/null 2>&1 & echo 0 ;;
-    *) sh -c "$line" >>"$OUT" 2>&1; echo $? ;;
-  esac
-done
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,61 +41,6 @@ def nothing_is_left(daemon: PrivateDaemon) -> Iterator[None]:
     assert contents(daemon.root) == before
 
 
-class Agent:
-    """A process of uid 1000 that runs what it is told, on the host or in a session."""
-
-    def __init__(self, daemon: PrivateDaemon, out: Path, cgroup: Path | None = None) -> None:
-        self.out = out
-        out.touch()
-        out.chmod(0o666)
-        self.process = subprocess.Popen(
-            ["sh", "-c", AGENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OUT": str(out), "AGENTCGROUP_SOCKET": str(daemon.socket)},
-            user=1000, group=1000, extra_groups=[],
-        )  # fmt: skip
-        if cgroup is not None:
-            (cgroup / "cgroup.procs").write_text(str(self.pid))
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def pidfd(self) -> int:
-        return os.pidfd_open(self.pid)
-
-    def where(self) -> str:
-        return where(self.pid)
-
-    def run(self, command: str) -> tuple[int, str]:
-        """Exit status of a shell command of the agent's, and what it printed."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.out.write_text("")
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline()), self.out.read_text()
-
-    def start(self, command: str) -> None:
-        """One that runs on beside it, as its child."""
-        assert self.run(f"&{command}")[0] == 0
-
-    def end(self) -> None:
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            stream.close()
-        self.process.kill()
-        self.process.wait()
-
-
-@contextmanager
-def agent(daemon: PrivateDaemon, tmp_path: Path, cgroup: Path | None = None) -> Iterator[Agent]:
-    made = Agent(daemon, tmp_path / "out", cgroup)
-    try:
-        yield made
-    finally:
-        made.end()
-
-
 @pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory that everybody may reach."""
@@ -115,10 +50,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = directory / tmp_path_factory.mktemp("x").name
     made.mkdir(exist_ok=True)
     return made
-
-
-def where(pid: int) -> str:
-    return Path(f"/proc/{pid}/cgroup").read_text().partition("::")[2].strip()
 
 
 def on(daemon: PrivateDaemon, *arguments: str) -> Any:

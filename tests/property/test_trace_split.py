@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentcgroup.trace.model import CallSpan, level_at, split_calls, thin_out
+from agentcgroup.trace.model import CallSpan, split_calls, thin_out
 
 _samples = st.lists(st.integers(0, 1 << 40), min_size=2, max_size=30).map(
     lambda sizes: tuple((float(second), size) for second, size in enumerate(sizes))
@@ -17,6 +17,11 @@ _spans = st.lists(
     ),
     max_size=6,
 )
+
+
+def level_at(samples: tuple[tuple[float, int], ...], at_s: float) -> int:
+    """The last size at or before `at_s`; the first one before the beginning."""
+    return max((s for s in samples if s[0] <= at_s), key=lambda s: s[0], default=samples[0])[1]
 
 
 @given(_samples, _spans)

@@ -1,65 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy told as short stories: what goes in, which actions come out."""
+"""One call after another through policy: begin, wait, grow, stand still, end."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from policy_story import MS, S, Story, of
 
 from agentcgroup.errors import InvalidValueError
-from agentcgroup.policy.engine import new_state, next_deadline_ns, step
+from agentcgroup.policy.engine import next_deadline_ns
 from agentcgroup.policy.state import PolicyConfig
 from agentcgroup.types import actions as act
 from agentcgroup.types import inputs as i
 from agentcgroup.types.intents import Intent, Priority
 from agentcgroup.types.sessions import Mode
 from agentcgroup.units import GIB, MIB
-
-MS = 1_000_000
-S = 1_000 * MS
-
-
-class Story:
-    """Feeds inputs at a running time and keeps what policy asked for."""
-
-    def __init__(self, budget: int = GIB, **config: Any) -> None:
-        self.state = new_state(budget, PolicyConfig(**config))
-        self.now_ns = 0
-        self.log: list[act.Action] = []
-
-    def feed(self, what: i.Input) -> list[act.Action]:
-        self.state, actions = step(self.state, what)
-        self.log += actions
-        return actions
-
-    def session(self, name: str, priority: Priority = Priority.NORMAL, **more: Any) -> None:
-        given = {"budget_bytes": None, "reserve_bytes": 0, **more}
-        self.feed(i.SessionBegin(self.now_ns, name, priority, **given))
-
-    def begin(self, session: str, call: str, **intent: Any) -> list[act.Action]:
-        return self.feed(i.CallBegin(self.now_ns, session, call, Intent(**intent)))
-
-    def sample(self, call: str, current: int) -> list[act.Action]:
-        return self.feed(i.CallSample(self.now_ns, call, current))
-
-    def end(self, call: str) -> list[act.Action]:
-        return self.feed(i.CallEnd(self.now_ns, call))
-
-    def later(self, ns: int) -> list[act.Action]:
-        self.now_ns += ns
-        return self.feed(i.Tick(self.now_ns))
-
-    def run_until_quiet(self, seconds: float = 1000) -> None:
-        """Tick at every deadline policy names, as the daemon's timer does."""
-        end_ns = self.now_ns + int(seconds * S)
-        while (due := next_deadline_ns(self.state)) is not None and due <= end_ns:
-            self.now_ns = max(self.now_ns, due)
-            self.feed(i.Tick(self.now_ns))
-
-
-def of(kind: type, actions: list[act.Action]) -> list[Any]:
-    return [action for action in actions if isinstance(action, kind)]
 
 
 def test_a_call_that_fits_is_placed_with_its_grant_and_the_tools_cap() -> None:
@@ -176,20 +130,6 @@ def test_a_declared_grant_is_not_taken_back() -> None:
     assert of(act.SetGrant, story.sample("c1", 10 * MIB)) == []
 
 
-def test_unused_grants_of_others_are_lent_before_anybody_waits() -> None:
-    story = Story(512 * MIB)
-    story.session("low", Priority.LOW)
-    story.session("high", Priority.HIGH)
-    story.begin("low", "c1", memory="300M")
-    story.sample("c1", 20 * MIB)
-    story.begin("high", "c2", memory="200M")
-    actions = story.sample("c2", 200 * MIB)
-    assert [(a.call, a.because.code) for a in of(act.SetGrant, actions)] == [
-        ("c1", act.Code.YIELD_TO_HIGHER),
-        ("c2", act.Code.GROWING),
-    ]
-
-
 def test_throttle_is_bounded_then_frozen_then_thawed_with_a_grant() -> None:
     story = Story(512 * MIB, deadlock_after_ns=100 * S)
     story.session("high", Priority.HIGH)
@@ -265,34 +205,6 @@ def test_timeout_is_sigterm_then_grace_then_kill() -> None:
     assert not of(act.Kill, story.later(4 * S))
     (killed,) = of(act.Kill, story.later(2 * S))
     assert killed.reason == "timed_out"
-
-
-def test_a_lower_session_leaves_the_higher_ones_share_alone() -> None:
-    story = Story(900 * MIB)
-    story.session("high", Priority.HIGH)
-    story.session("low", Priority.LOW)
-    story.begin("high", "h")
-    story.begin("low", "l")
-    story.sample("h", 100 * MIB)
-    for current in range(100, 900, 16):
-        story.sample("l", min(current * MIB, story.state.calls["l"].grant_bytes))
-    share_of_high = 900 * MIB * 4 // 6
-    assert story.state.calls["l"].grant_bytes <= 900 * MIB - share_of_high
-
-
-def test_among_equals_only_one_grows_beyond_its_share() -> None:
-    story = Story(900 * MIB)
-    for name in ("a", "b"):
-        story.session(name)
-        story.begin(name, f"c-{name}")
-    for current in range(100, 600, 8):
-        for name in ("a", "b"):
-            call = story.state.calls[f"c-{name}"]
-            story.sample(call.name, min(current * MIB, call.grant_bytes))
-    share = 450 * MIB
-    beyond = [c for c in story.state.calls.values() if c.held_bytes > share]
-    assert len(beyond) == 1
-    assert of(act.Kill, story.log) == []
 
 
 def test_mode_off_grants_without_limits() -> None:
@@ -372,108 +284,3 @@ def test_a_small_declared_grant_is_not_raised_for_nothing() -> None:
     story.begin("a", "idle", memory="16M")
     assert story.sample("idle", 250 << 10) == []
     assert isinstance(story.begin("a", "next", memory="150M")[0], act.Place)
-
-
-def test_what_an_equal_did_not_declare_is_lent_to_who_begins() -> None:
-    story = Story(256 * MIB)
-    story.session("a")
-    story.begin("a", "idle")
-    story.sample("idle", 2 * MIB)
-    actions = story.begin("a", "next", memory="200M")
-    assert [type(a) for a in actions] == [act.SetGrant, act.Place]
-
-
-def test_a_lower_ones_unused_grant_is_taken_for_a_higher_begin() -> None:
-    story = Story(GIB)
-    story.session("low", Priority.LOW)
-    story.session("high", Priority.HIGH)
-    story.begin("low", "l", memory="900M")
-    story.sample("l", 100 * MIB)
-    assert of(act.Place, story.begin("high", "h", memory="600M"))
-
-
-def test_what_lies_unused_beyond_a_fair_share_is_anybodys() -> None:
-    """The first session had the whole host to itself; the next one is not kept waiting."""
-    story = Story(GIB)
-    story.session("high", Priority.HIGH)
-    story.session("low", Priority.LOW)
-    story.begin("high", "c1")
-    story.sample("c1", 100 * MIB)
-    lowered, placed = story.begin("low", "c2")
-    assert isinstance(lowered, act.SetGrant) and isinstance(placed, act.Place)
-    assert story.state.calls["c1"].grant_bytes >= GIB * 4 // 5 - 1
-
-
-def test_the_eldest_of_equals_keeps_room_to_grow() -> None:
-    story = Story(GIB, elder_room_pct=100)
-    for name in ("elder", "younger"):
-        story.session(name)
-    story.begin("elder", "c1", memory="128M", memory_max="1G")
-    story.begin("younger", "c2", memory="128M", memory_max="1G")
-    elder, younger = story.state.calls["c1"], story.state.calls["c2"]
-    for current in range(100, 521, 20):
-        for call in (elder, younger):
-            story.sample(call.name, min(current * MIB, call.grant_bytes))
-    assert elder.blocked_since_ns is None
-    assert younger.blocked_since_ns is not None
-    assert younger.grant_bytes < elder.grant_bytes
-
-
-def test_a_raise_covers_what_the_measured_growth_takes_meanwhile() -> None:
-    story = Story(4 * GIB)
-    story.session("first", Priority.HIGH)
-    story.begin("first", "c0", memory="64M")
-    story.session("a")
-    story.begin("a", "c1")
-    for current in (40, 120):
-        story.now_ns += 20 * MS
-        raised = of(act.SetGrant, story.sample("c1", current * MIB))
-    # 4 GB/s: 200 MiB in 50 ms, where a plain step is 32 MiB.
-    assert raised[0].grant_bytes >= (128 + 200) * MIB
-
-
-def test_sums_by_session_are_what_adding_up_gives() -> None:
-    story = Story(GIB)
-    for name in ("a", "b"):
-        story.session(name, reserve_bytes=10 * MIB)
-    story.begin("a", "c1")
-    story.feed(i.AgentSample(story.now_ns, "b", 50 * MIB))
-    story.feed(i.SessionUpdate(story.now_ns, "a", reserve_bytes=20 * MIB))
-    assert story.state.overhead_bytes == 70 * MIB
-    assert set(story.state.active) == {"a"}
-    story.end("c1")
-    story.feed(i.SessionEnd(story.now_ns, "b"))
-    assert story.state.overhead_bytes == 20 * MIB and not story.state.active
-
-
-def test_page_cache_of_equals_and_lower_ones_is_asked_back_for_who_waits() -> None:
-    story = Story(400 * MIB)
-    for name, priority in (("high", Priority.HIGH), ("low", Priority.LOW)):
-        story.session(name, priority)
-    for session, call in (("high", "h"), ("low", "l")):
-        story.feed(
-            i.CallRestored(0, session, call, Intent(), 0, 200 * MIB, 200 * MIB, frozen=False)
-        )
-    story.feed(i.CallSample(0, "l", 200 * MIB, 150 * MIB))
-    story.sample("h", 200 * MIB)
-    asked = of(act.Reclaim, story.log)
-    assert [(a.call, a.amount_bytes) for a in asked] == [("l", 32 * MIB)]
-    assert not of(act.Reclaim, story.later(10 * MS)), "not again before it had its effect"
-    story.now_ns += 100 * MS
-    story.sample("l", 168 * MIB)
-    assert story.state.calls["h"].grant_bytes > 200 * MIB
-    assert not of(act.Kill, story.log)
-
-
-def test_page_cache_of_a_higher_one_is_left_alone() -> None:
-    story = Story(400 * MIB)
-    for name, priority in (("high", Priority.HIGH), ("low", Priority.LOW)):
-        story.session(name, priority)
-    for session, call in (("high", "h"), ("low", "l")):
-        story.feed(
-            i.CallRestored(0, session, call, Intent(), 0, 200 * MIB, 200 * MIB, frozen=False)
-        )
-    story.feed(i.CallSample(0, "h", 190 * MIB, 150 * MIB))
-    story.sample("l", 200 * MIB)
-    story.later(1 * MS)
-    assert not of(act.Reclaim, story.log)

@@ -15,7 +15,7 @@ from agentcgroup.errors import FormatError
 from agentcgroup.trace.format import TraceWriter
 from agentcgroup.trace.importers.agentcgroup import parse_human_bytes, read_task_directory
 from agentcgroup.trace.load import load_session_trace
-from agentcgroup.trace.model import CallSpan, level_at, split_calls, thin_out
+from agentcgroup.trace.model import CallSpan, split_calls, thin_out
 
 SMALL = Path(__file__).parents[1] / "data-small"
 MB = 10**6
@@ -89,11 +89,6 @@ def test_thin_out_keeps_first_last_and_peak() -> None:
     samples = ((0.0, 100), (1.0, 101), (2.0, 150), (3.0, 152), (4.0, 149), (5.0, 151))
     assert thin_out(samples, 10) == ((0.0, 100), (2.0, 150), (3.0, 152), (5.0, 151))
     assert thin_out(samples, 0) == samples
-
-
-def test_level_at() -> None:
-    samples = ((1.0, 10), (2.0, 20))
-    assert [level_at(samples, at) for at in (0.0, 1.0, 1.5, 2.0, 9.0)] == [10, 10, 10, 20, 20]
 
 
 def test_directory_without_samples() -> None:
