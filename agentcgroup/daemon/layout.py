@@ -36,7 +36,7 @@ __all__ = [
 AGENT, TOOLS, BACKGROUND = "agent", "tools", "background"
 CONTROLLERS = ("memory", "cpu", "pids", "io")
 _AGENT_CPU_WEIGHT = 1000
-_SESSION_CPU_WEIGHT = {Priority.HIGH: 400, Priority.NORMAL: 100, Priority.LOW: 25}
+SESSION_CPU_WEIGHT = {Priority.HIGH: 400, Priority.NORMAL: 100, Priority.LOW: 25}
 _LEAVES_MAX = 4096
 _log = get_logger(__name__)
 
@@ -97,7 +97,7 @@ def write_session_limits(
     memory = spec.memory
     _write(session, files.MEMORY_MAX, files.MAX if memory is None else str(memory))
     _write(session, files.PIDS_MAX, str(pids_max))
-    _write(session, files.CPU_WEIGHT, str(_SESSION_CPU_WEIGHT[spec.priority]))
+    _write(session, files.CPU_WEIGHT, str(SESSION_CPU_WEIGHT[spec.priority]))
     _write(session, files.CPU_MAX, cpu_max_text(spec.cpu))
     _write(session, files.CGROUP_MAX_DESCENDANTS, str(_LEAVES_MAX))
     _write(agent, files.CPU_WEIGHT, str(_AGENT_CPU_WEIGHT))

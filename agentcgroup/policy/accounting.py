@@ -23,6 +23,7 @@ __all__ = [
     "host_free_bytes",
     "leader",
     "may_exceed_share",
+    "reach_bytes",
     "session_free_bytes",
     "slack_bytes",
     "unused_bytes",
@@ -40,9 +41,12 @@ def session_free_bytes(state: PolicyState, session: SessionState) -> int:
     return tools_budget_bytes(session, state.budget_bytes) - session.calls_held_bytes
 
 
-def free_for(state: PolicyState, session: SessionState) -> int:
-    """Bytes a call of `session` may be granted now without taking from anybody."""
-    kept = _kept_bytes(state, session)
+def free_for(state: PolicyState, session: SessionState, *, settled: bool = False) -> int:
+    """Bytes a call of `session` may be granted now without taking from anybody.
+
+    `settled`: it asks for little more than it mostly holds, so it will not need ever more.
+    """
+    kept = _kept_bytes(state, session, settled)
     return min(host_free_bytes(state) - kept, session_free_bytes(state, session))
 
 
@@ -99,7 +103,7 @@ def leader(state: PolicyState, rank: int | None = None) -> SessionState | None:
     return found
 
 
-def _kept_bytes(state: PolicyState, session: SessionState) -> int:
+def _kept_bytes(state: PolicyState, session: SessionState, settled: bool) -> int:
     """Not for `session`, although free: what higher sessions have not used of their shares,
     and room to grow for the eldest of its own priority.
 
@@ -117,7 +121,7 @@ def _kept_bytes(state: PolicyState, session: SessionState) -> int:
             reach = other.held_bytes * (100 + state.config.elder_room_pct) // 100
         else:
             continue
-        kept += max(0, min(reach, _wanted_bytes(state, other)) - other.held_bytes)
+        kept += max(0, min(reach, _wanted_bytes(state, other, settled)) - other.held_bytes)
     return kept
 
 
@@ -126,17 +130,27 @@ def _begun_ns(session: SessionState) -> int | None:
     return min((call.begun_ns for call in session.calls.values() if call.runs), default=None)
 
 
-def _wanted_bytes(state: PolicyState, session: SessionState) -> int:
-    """The most the session could use."""
+def _wanted_bytes(state: PolicyState, session: SessionState, settled: bool) -> int:
+    """The most the session could use, in the eyes of somebody settled or growing."""
     return session.overhead_bytes + sum(
-        max(_claim_bytes(call), call.held_bytes) for call in session.calls.values()
-    )
+        max(call.cap_bytes if _unknown(call) and not settled else reach_bytes(state, call),
+            call.current_bytes)
+        for call in session.calls.values()
+    )  # fmt: skip
 
 
-def _claim_bytes(call: CallState) -> int:
-    """Twice what is expected, for people guess; what is beyond that, or unknown, may go as
-    far as its cap."""
+def reach_bytes(state: PolicyState, call: CallState) -> int:
+    """What the call may come to need: somewhat more than expected, for people guess; of one
+    that is unknown, or beyond what was expected, what many need, or more than its peak."""
+    config = state.config
     expected = call.expected_bytes
-    if expected is None or call.current_bytes > expected:
-        return call.cap_bytes
-    return min(call.cap_bytes, 2 * expected)
+    if expected is None or _unknown(call):
+        reach = max(config.reach_bytes, call.peak_bytes * config.reach_pct // 100)
+    else:
+        reach = expected * config.claim_pct // 100
+    return min(call.cap_bytes, reach)
+
+
+def _unknown(call: CallState) -> bool:
+    expected = call.expected_bytes
+    return expected is None or call.peak_bytes > expected

@@ -7,7 +7,7 @@ from ..types.actions import Action, Because, Code, Place, Refuse, Wait
 from ..types.inputs import CallBegin
 from ..types.sessions import Mode
 from ..units import NS_PER_S, format_bytes
-from .accounting import fair_share_bytes, free_for, leader
+from .accounting import fair_share_bytes, free_for, leader, reach_bytes
 from .grants import take_unused
 from .limits import cap_bytes, first_grant_bytes, limits_for, tools_budget_bytes
 from .state import CallPhase, CallState, PolicyState, SessionState
@@ -78,7 +78,7 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
     if session.mode is Mode.ENFORCE:
         if call.intent.memory is None and leader(state) in (None, session):
             share_left = fair_share_bytes(state, session) - session.held_bytes
-            want = max(want, min(share_left, call.cap_bytes))
+            want = max(want, min(share_left, reach_bytes(state, call)))
         declared = (call.intent.memory or 0) * state.config.partial_start_pct // 100
         least = min(want, max(state.config.min_grant_bytes, declared))
         free = free_for(state, session)

@@ -13,7 +13,7 @@ from ..types.actions import Action, Because, Code, Freeze, Kill, SetGrant, Thaw
 from ..types.intents import OnExceed
 from ..types.outcomes import Reason
 from ..types.sessions import Mode
-from ..units import NS_PER_S
+from ..units import MIB, NS_PER_S
 from .accounting import (
     barely_unused_bytes,
     fair_share_bytes,
@@ -21,11 +21,14 @@ from .accounting import (
     host_free_bytes,
     leader,
     may_exceed_share,
+    reach_bytes,
     session_free_bytes,
     slack_bytes,
     unused_bytes,
 )
-from .state import CallPhase, CallState, PolicyState, SessionState
+from .state import CallPhase, CallState, PolicyState
+
+_LEAST_CRUMB_BYTES = MIB
 
 __all__ = [
     "block",
@@ -107,6 +110,9 @@ def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
         return
     if any(_is_dying(state, c) for c in state.calls.values()):
         return
+    if _hand_out_crumbs(state, waiting, out):
+        state.stuck_since_ns = None
+        return
     if state.stuck_since_ns is None:
         state.stuck_since_ns = now_ns
     elif now_ns - state.stuck_since_ns >= state.config.deadlock_after_ns:
@@ -121,14 +127,37 @@ def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
         kill_call(victim, Reason.KILLED_BY_POLICY, because, out)
 
 
+def _hand_out_crumbs(state: PolicyState, waiting: list[CallState], out: list[Action]) -> bool:
+    """Nobody moves: the first in order gets what is left, be it little, and what the others
+    do not use of their grants, before anybody has to die for it."""
+    taker = waiting[0]
+    session = state.sessions[taker.session]
+    spare = sum(max(0, c.grant_bytes - c.current_bytes) for c in waiting if c is not taker)
+    if min(host_free_bytes(state), session_free_bytes(state, session)) + spare < _LEAST_CRUMB_BYTES:
+        return False
+    for call in waiting:
+        if call is not taker and call.grant_bytes > call.current_bytes:
+            because = Because(Code.YIELD_TO_HIGHER, f"all waited, and {taker.name} comes first")
+            _set_grant(call, call.current_bytes, because, out)
+    free = min(host_free_bytes(state), session_free_bytes(state, session))
+    grant = min(taker.cap_bytes, taker.held_bytes + free)
+    if grant < taker.held_bytes + _LEAST_CRUMB_BYTES:
+        return False
+    because = Because(Code.GRANTED_AGAIN, "it was all that was left", {"grant_bytes": grant})
+    _set_grant(taker, grant, because, out)
+    _unblock(taker, out)
+    return True
+
+
 def shrink_unused(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:
     """Take back a grant that has been unused for a while, down to what was declared. Who is
-    to finish first keeps it: it would only come back for it."""
+    to finish first keeps what it may come to need: it would only come back for it."""
     first = call.intent.memory or state.config.default_grant_bytes
     target = min(call.cap_bytes, max(first, call.current_bytes + slack_bytes(state, call)))
+    if leader(state) is state.sessions[call.session]:
+        target = max(target, min(call.grant_bytes, reach_bytes(state, call)))
     # Less than a quarter of a step is not worth a write that may reclaim.
-    leads = leader(state) is state.sessions[call.session]
-    if leads or not call.runs or call.grant_bytes <= target + state.config.step_bytes // 4:
+    if not call.runs or call.grant_bytes <= target + state.config.step_bytes // 4:
         call.unused_since_ns = None
     elif call.unused_since_ns is None:
         call.unused_since_ns = now_ns
@@ -155,10 +184,10 @@ def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Actio
     want = min(call.cap_bytes, max(call.current_bytes, call.grant_bytes) + step_bytes(state, call))
     least = min(least, want)
     extra = want - call.held_bytes
-    free = _free_within_rules(state, session, extra)
+    free = _free_within_rules(state, call, extra)
     if free < extra:
         take_unused(state, call, extra - free, out)
-        free = _free_within_rules(state, session, extra)
+        free = _free_within_rules(state, call, extra)
     grant = min(want, call.held_bytes + max(0, free))
     if grant < least:
         return False
@@ -167,7 +196,11 @@ def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Actio
     return True
 
 
-def _free_within_rules(state: PolicyState, session: SessionState, extra: int) -> int:
+def _free_within_rules(state: PolicyState, call: CallState, extra: int) -> int:
+    session = state.sessions[call.session]
+    settled_bytes = call.mean_bytes * (100 + state.config.settled_room_pct) // 100
+    if call.held_bytes < settled_bytes:
+        return free_for(state, session, settled=True)
     free = free_for(state, session)
     share_left = fair_share_bytes(state, session) - session.held_bytes
     if extra > share_left and not may_exceed_share(state, session):

@@ -34,6 +34,10 @@ class PolicyConfig:
     share_weights: of high, normal and low sessions for their fair share of the host.
     partial_start_pct: a call begins with this much of what it declared, if no more is free.
     elder_room_pct: the eldest of a priority keeps room to grow by this much from its equals.
+    claim_pct: what a call may come to need of what it declared or its command took before.
+    reach_bytes, reach_pct: what an unknown call may come to need, in the eyes of a settled one:
+        this much, or this much of its peak.
+    settled_room_pct: a call that asks for no more than this above its mean is settled.
     reclaim_every_ns: page cache is asked back for who waits no more often than this.
     deadlock_after_ns: all wait and none can finish for this long -> one kill.
     """
@@ -51,6 +55,10 @@ class PolicyConfig:
     share_weights: tuple[int, int, int] = (4, 2, 1)
     partial_start_pct: int = 25
     elder_room_pct: int = 75
+    claim_pct: int = 130
+    reach_bytes: int = 512 * MIB
+    reach_pct: int = 125
+    settled_room_pct: int = 30
     growth_horizon_ns: int = 50_000_000
 
 
@@ -79,6 +87,7 @@ class CallState:
     growth_bytes_per_s: int = 0
     started_ns: int = 0
     peak_bytes: int = 0
+    mean_bytes: int = 0
     blocked_since_ns: int | None = None
     frozen_since_ns: int | None = None
     unused_since_ns: int | None = None
@@ -100,6 +109,9 @@ class CallState:
         come in steps with short rests between them."""
         elapsed_ns = now_ns - self.current_ns
         if elapsed_ns >= _LEAST_INTERVAL_NS:
+            age_ns = now_ns - self.started_ns
+            if elapsed_ns < age_ns:
+                self.mean_bytes += (self.current_bytes - self.mean_bytes) * elapsed_ns // age_ns
             gained = max(0, current_bytes - self.current_bytes)
             self.growth_bytes_per_s = max(
                 gained * NS_PER_S // elapsed_ns, self.growth_bytes_per_s // 2

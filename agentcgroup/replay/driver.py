@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
+from ..cgroupfs import files
 from ..cgroupfs.handle import Cgroup
 from .jobs import SessionJob
 from .managed import ManagedHost
@@ -144,6 +145,8 @@ def _places(
         limit = _limit_bytes(policy, job, options.total_memory_bytes, len(jobs))
         waits = shares if policy in (Policy.STATIC_PEAK, Policy.STATIC_MEAN) else None
         cgroup = stack.enter_context(tree.session(job.name, limit))
+        if options.cpu_weights is not None:
+            cgroup.write(files.CPU_WEIGHT, str(options.cpu_weights[job.priority.rank]))
         places.append(PlainPlace(cgroup, time.monotonic_ns, waits, limit or 0))
     return places, shares, tree.kill
 

@@ -48,7 +48,8 @@ class DeclaredIntent(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
     """`socket`: use this daemon instead of a private one. `root`: the cgroup below which
-    a private tree is made. `layers` and `mode` go to the private daemon."""
+    a private tree is made. `layers` and `mode` go to the private daemon. `cpu_weights`: of
+    high, normal and low sessions where no daemon gives them (a floor to compare with)."""
 
     total_memory_bytes: int
     speed: float = 50.0
@@ -61,6 +62,7 @@ class ReplayOptions:
     socket: str | None = None
     root: str = "/sys/fs/cgroup"
     sample_ms: int = 50
+    cpu_weights: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.speed <= 10_000:

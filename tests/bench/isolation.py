@@ -7,8 +7,8 @@ shuffled, in one boot:
 
     none, static, agentcgroup   at the total under test
     alone                       each session by itself
-    unlimited                   agentcgroup with more memory than all peaks together: the same
-                                CPU weights, and no memory limit that could bind
+    floor                       no daemon, no memory limit that could bind, and the CPU weights
+                                that the daemon gives: what sharing the CPU alone costs
 
     python isolation.py TRACES [--total 1100M] [--speed 10] [--intent none] [--rounds 10]
                         [--policies …] [--out FILE]
@@ -19,12 +19,14 @@ Prints one JSON object; --out keeps every run as it was measured.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 import statistics
 from pathlib import Path
 from typing import Any
 
+from agentcgroup.daemon.layout import SESSION_CPU_WEIGHT
 from agentcgroup.replay.driver import run_policy
 from agentcgroup.replay.jobs import SessionJob, load_jobs
 from agentcgroup.replay.options import DeclaredIntent, Policy, ReplayOptions
@@ -35,8 +37,8 @@ from agentcgroup.units import parse_size_bytes
 HIGH = "all_images_haiku/dask__dask-11628"
 LOW = "all_images_haiku/sigmavirus24__github3.py-673"
 PRIORITIES = (Priority.HIGH, Priority.LOW, Priority.LOW)
-UNLIMITED = "unlimited"
-ROWS = ("none", "static", "agentcgroup", "alone", UNLIMITED)
+FLOOR = "floor"
+ROWS = ("none", "static", "agentcgroup", "alone", FLOOR)
 RESAMPLES = 2000
 
 
@@ -69,13 +71,14 @@ def options_for(asked: argparse.Namespace, total_bytes: int) -> ReplayOptions:
 def play(
     row: str, jobs: list[SessionJob], options: ReplayOptions, number: int
 ) -> RunResult:  # fmt: skip
-    if row != UNLIMITED:
+    if row != FLOOR:
         return run_policy(Policy(row), jobs, options, run=number)
-    room = ReplayOptions(
-        total_memory_bytes=2 * sum(job.need_bytes for job in jobs), speed=options.speed,
-        intent=options.intent, layers=options.layers, seed=options.seed,
-    )  # fmt: skip
-    return run_policy(Policy.AGENTCGROUP, jobs, room, run=number)
+    room = dataclasses.replace(
+        options,
+        total_memory_bytes=2 * sum(job.need_bytes for job in jobs),
+        cpu_weights=tuple(SESSION_CPU_WEIGHT[priority] for priority in Priority),
+    )
+    return run_policy(Policy.NONE, jobs, room, run=number)
 
 
 def summary(asked: argparse.Namespace, measured: dict[str, list[RunResult]]) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def summary(asked: argparse.Namespace, measured: dict[str, list[RunResult]]) -> 
         "layers": asked.layers, "rounds": asked.rounds, "rows": rows,
         "agentcgroup_over": {
             base: against(measured["agentcgroup"], measured[base])
-            for base in ("alone", UNLIMITED)
+            for base in ("alone", FLOOR)
             if measured.get(base) and measured.get("agentcgroup")
         },
     }  # fmt: skip

@@ -49,11 +49,11 @@ def test_none_loses_what_alone_keeps() -> None:
     none, alone = sorted(
         compare(_jobs(), [Policy.NONE, Policy.ALONE], 1, OPTIONS), key=lambda r: -len(r.policy)
     )[::-1]
-    assert none.survivors == 1
-    assert none.kills == 1
-    lost = next(s for s in none.sessions if not s.survived)
-    assert lost.completion_s is None
-    assert len(lost.kill_times_s) == 1
+    # Which one the kernel kills, or whether both, is its lottery.
+    assert none.survivors < 2
+    lost = [s for s in none.sessions if not s.survived]
+    assert none.kills == len(lost)
+    assert all(s.completion_s is None and len(s.kill_times_s) == 1 for s in lost)
     assert alone.survivors == 2
     assert alone.kills == 0
     for session in alone.sessions:
@@ -148,5 +148,5 @@ def test_the_daemon_keeps_everybody_when_it_is_told_the_peaks() -> None:
     assert result.survivors == 2
     assert result.kills == 0
     assert "files" in result.layers
-    assert max(s.waited_ms or 0 for s in result.sessions) >= 1000
+    assert max((s.waited_ms or 0) + (s.frozen_ms or 0) for s in result.sessions) >= 1000
     assert _leftovers() == []

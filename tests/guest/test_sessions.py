@@ -65,6 +65,7 @@ def tree(daemon: PrivateDaemon, *parts: str) -> str:
 # --- both kinds
 
 
+@pytest.mark.agents
 def test_outside_agent_is_bound_by_pidfd(daemon: PrivateDaemon, place: Path) -> None:
     """It stays where it is; its children's calls are its session's, another's are not."""
     with agent(daemon, place) as mine:
@@ -88,6 +89,7 @@ def test_outside_agent_is_bound_by_pidfd(daemon: PrivateDaemon, place: Path) -> 
     assert daemon.client.session("out").kind == "outside"  # it does not end with its agent
 
 
+@pytest.mark.agents
 def test_inside_agent_is_moved(daemon: PrivateDaemon, place: Path) -> None:
     with agent(daemon, place) as mine:
         info = daemon.client.create_session("in", memory="200M", pidfd=mine.pidfd)
@@ -115,6 +117,7 @@ def test_an_agent_that_is_taken_is_refused(daemon: PrivateDaemon, place: Path) -
         daemon.client.end_session("one")
 
 
+@pytest.mark.agents
 def test_ephemeral_sessions_end_with_their_agent(daemon: PrivateDaemon, place: Path) -> None:
     for kind in ("inside", "outside"):
         with agent(daemon, place) as mine:
@@ -181,6 +184,7 @@ def test_update_beyond_the_host_changes_nothing(daemon: PrivateDaemon) -> None:
 # --- attach and detach
 
 
+@pytest.mark.agents
 def test_detach_gives_processes_back(daemon: PrivateDaemon, place: Path) -> None:
     origin = CGROUPFS / "origin"
     origin.mkdir(exist_ok=True)
@@ -331,6 +335,7 @@ def test_a_declared_intent_is_used_once_by_what_matches(daemon: PrivateDaemon) -
     assert caught.value.kind == "not_found"
 
 
+@pytest.mark.agents
 def test_sessions_are_found_again_after_a_restart(daemon: PrivateDaemon, place: Path) -> None:
     with agent(daemon, place) as mine:
         daemon.client.create_session("r", memory="200M", kind="outside", priority="high",

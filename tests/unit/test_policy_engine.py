@@ -28,13 +28,13 @@ def test_a_call_that_fits_is_placed_with_its_grant_and_the_tools_cap() -> None:
 
 
 def test_nothing_declared_means_the_default_grant() -> None:
-    """For who is to finish first: all that is kept for it anyway."""
+    """For who is to finish first: what is kept for it anyway."""
     story = Story()
     story.session("a", Priority.HIGH)
     story.session("b")
     (first,) = story.begin("a", "c1")
-    assert first.limits.memory_high_bytes == GIB
-    (_, second) = story.begin("b", "c2")
+    assert first.limits.memory_high_bytes == PolicyConfig().reach_bytes
+    (second,) = story.begin("b", "c2")
     assert second.limits.memory_high_bytes == PolicyConfig().default_grant_bytes
 
 

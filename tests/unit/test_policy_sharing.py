@@ -85,7 +85,7 @@ def test_a_lower_ones_unused_grant_is_taken_for_a_higher_begin() -> None:
 
 def test_what_lies_unused_beyond_a_fair_share_is_anybodys() -> None:
     """The first session had the whole host to itself; the next one is not kept waiting."""
-    story = Story(GIB)
+    story = Story(GIB, reach_bytes=GIB)
     story.session("high", Priority.HIGH)
     story.session("low", Priority.LOW)
     story.begin("high", "c1")
@@ -93,6 +93,46 @@ def test_what_lies_unused_beyond_a_fair_share_is_anybodys() -> None:
     lowered, placed = story.begin("low", "c2")
     assert isinstance(lowered, act.SetGrant) and isinstance(placed, act.Place)
     assert story.state.calls["c1"].grant_bytes >= GIB * 4 // 5 - 1
+
+
+def test_for_a_settled_call_higher_ones_keep_less() -> None:
+    """What grows by leaps meets the whole share of HIGH. Who mostly held this much, or waited
+    at it about as long as it took to get there, does not."""
+    story = Story(1200 * MIB)
+    story.session("high", Priority.HIGH)
+    story.session("low", Priority.LOW)
+    story.begin("high", "c1")
+    story.sample("c1", 300 * MIB)
+    story.begin("low", "c2")
+    low = story.state.calls["c2"]
+    for current in (50, 100, 150, 200, 250, 300):
+        story.now_ns += 100 * MS
+        story.sample("c2", min(current * MIB, low.grant_bytes))
+    assert low.blocked_since_ns is not None
+    assert low.grant_bytes <= 240 * MIB
+    for _ in range(5):
+        story.now_ns += 200 * MS
+        story.sample("c2", low.grant_bytes)
+    assert low.grant_bytes >= 290 * MIB
+
+
+def test_when_all_wait_what_is_left_goes_to_the_first_before_anybody_dies() -> None:
+    story = Story(160 * MIB)
+    story.session("high", Priority.HIGH)
+    story.session("low", Priority.LOW)
+    story.begin("low", "l", memory="120M")
+    story.sample("l", 40 * MIB)
+    story.begin("high", "h", memory="120M")
+    high, low = story.state.calls["h"], story.state.calls["l"]
+    for _ in range(20):
+        story.now_ns += 20 * MS
+        for call, wants in ((low, 120), (high, 115)):
+            if call.runs:
+                story.sample(call.name, min(call.grant_bytes, wants * MIB))
+    story.run_until_quiet(0.5)
+    story.sample("h", min(high.grant_bytes, 115 * MIB))
+    assert high.current_bytes == 115 * MIB
+    assert of(act.Kill, story.log) == []
 
 
 def test_the_eldest_of_equals_keeps_room_to_grow() -> None:
