@@ -57,6 +57,7 @@ class Core:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns: int | None = None
+        self._in_timer = False
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="reclaim")
         self._lowering: set[str] = set()
         self._apply: dict[type[Any], Callable[[Any], None]] = {
@@ -134,6 +135,8 @@ class Core:
         One that is armed too early stays: it looks again when it fires, which is cheaper
         than a new timer for every call that begins and ends.
         """
+        if self._in_timer:
+            return
         due = [t for t in (next_deadline_ns(self.state), self._sample_due()) if t is not None]
         when = min(due, default=None)
         if when is None or (self._timer_ns is not None and self._timer_ns <= when):
@@ -157,12 +160,16 @@ class Core:
     def _fire(self) -> None:
         self._timer = self._timer_ns = None
         now = self.clock.now_ns()
-        if self.on_timer is not None:
-            self.on_timer(now)
-        due = next_deadline_ns(self.state)
-        if due is not None and due <= now:
-            self.feed(i.Tick(now))
-        self.schedule()
+        self._in_timer = True
+        try:
+            if self.on_timer is not None:
+                self.on_timer(now)
+            due = next_deadline_ns(self.state)
+            if due is not None and due <= now:
+                self.feed(i.Tick(now))
+        finally:
+            self._in_timer = False
+            self.schedule()
 
     # --- actions
 

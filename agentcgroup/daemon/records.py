@@ -170,6 +170,7 @@ class CallRecord:
     high_since_raise: bool = False
     at_line_ns: int = 0
     last_current_bytes: int = 0
+    looked_ns: int = 0
     cache_looked_ns: int = 0
     sample_interval_ns: int = 0
     next_sample_ns: int = 0

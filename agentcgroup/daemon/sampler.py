@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads memory.current of running calls: often near the grant, rarely when nothing moves.
+"""Reads memory.current of running calls: as often as they may reach their line, rarely when
+nothing moves.
 
 An idle call costs four readings a second, an idle session none.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from ..cgroupfs import files, parse
 from ..cgroupfs.api import CgroupLike
 from ..errors import CgroupGoneError
+from ..policy.pacing import SLOWEST_LOOK_NS, next_look_ns
 from ..types import inputs as i
 from ..units import MIB
 from .core import Core
@@ -20,11 +22,8 @@ from .records import CallRecord, SessionRecord
 
 __all__ = ["Sampler"]
 
-_FASTEST_NS = 10_000_000
-_SLOWEST_NS = 250_000_000
-_NEAR_BYTES = 48 * MIB
-_MOVED_BYTES = MIB
-_STIRRED_BYTES = 64 << 10
+# Who is due so soon is looked at now: one turn of the loop costs more than a look.
+_TOGETHER_NS = 4_000_000
 _CACHE_EVERY_NS = 100_000_000
 _AGENT_EVERY_NS = 500_000_000
 
@@ -41,7 +40,7 @@ class Sampler:
 
     def run(self, now_ns: int) -> None:
         for record in list(self._core.calls.values()):
-            if record.next_sample_ns and record.next_sample_ns <= now_ns:
+            if record.next_sample_ns and record.next_sample_ns <= now_ns + _TOGETHER_NS:
                 self._sample(record, now_ns)
         if now_ns >= self._agent_due_ns:
             self._agent_due_ns = now_ns + _AGENT_EVERY_NS
@@ -56,14 +55,18 @@ class Sampler:
         self._watch_owner(record)
         text = record.leaf.try_read(files.MEMORY_CURRENT)
         if text is None:
-            record.next_sample_ns = now_ns + _SLOWEST_NS
+            record.next_sample_ns = now_ns + SLOWEST_LOOK_NS
             return
         current = int(text)
-        moved = abs(current - record.last_current_bytes)
-        if self._find_biggest and current > record.last_current_bytes + 8 * MIB:
+        gained, elapsed_ns = current - record.last_current_bytes, now_ns - record.looked_ns
+        if self._find_biggest and gained > 8 * MIB:
             note_biggest(record, now_ns)
-        record.last_current_bytes = current
-        record.sample_interval_ns = self._interval_ns(record, current, moved)
+        record.last_current_bytes, record.looked_ns = current, now_ns
+        line = record.limits.memory_high_bytes or record.limits.memory_max_bytes
+        left = None if line is None else line - current
+        record.sample_interval_ns = next_look_ns(
+            gained, elapsed_ns, left, record.sample_interval_ns
+        )
         record.next_sample_ns = now_ns + record.sample_interval_ns
         body = {"memory_current_bytes": current}
         self._core.decisions.record(now_ns, "sample", record.session, record.name, body)
@@ -78,16 +81,6 @@ class Sampler:
             return None
         record.cache_looked_ns = now_ns
         return _cache_bytes(leaf)
-
-    @staticmethod
-    def _interval_ns(record: CallRecord, current: int, moved: int) -> int:
-        grant = record.limits.memory_high_bytes or record.limits.memory_max_bytes
-        near = grant is not None and grant - current < _NEAR_BYTES
-        if moved >= _MOVED_BYTES:
-            return _FASTEST_NS
-        if near and moved >= _STIRRED_BYTES:
-            return 2 * _FASTEST_NS
-        return min(_SLOWEST_NS, record.sample_interval_ns * 2)
 
     def _sample_agent(self, session: SessionRecord, now_ns: int) -> None:
         held = _unreclaimable_bytes(session.agent)

@@ -202,7 +202,7 @@ class Signals:
             text = record.leaf.try_read(files.MEMORY_CURRENT)
             usage_bytes = int(text) if text else None
         if usage_bytes is not None:
-            record.last_current_bytes = usage_bytes
+            record.last_current_bytes, record.looked_ns = usage_bytes, t_ns
         if not self.has_bpf("oom"):
             note_biggest(record, t_ns)
         self._core.feed(i.MemoryHigh(self._core.clock.now_ns(), record.name, usage_bytes))

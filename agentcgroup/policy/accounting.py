@@ -22,6 +22,7 @@ __all__ = [
     "free_for",
     "host_free_bytes",
     "leader",
+    "leads",
     "may_exceed_share",
     "reach_bytes",
     "session_free_bytes",
@@ -33,8 +34,7 @@ _LEAST_SLACK_BYTES = 4 * MIB
 
 
 def host_free_bytes(state: PolicyState) -> int:
-    held = sum(session.calls_held_bytes for session in state.active.values())
-    return state.budget_bytes - state.overhead_bytes - held
+    return state.budget_bytes - state.overhead_bytes - state.calls_held_bytes
 
 
 def session_free_bytes(state: PolicyState, session: SessionState) -> int:
@@ -52,7 +52,7 @@ def free_for(state: PolicyState, session: SessionState, *, settled: bool = False
 
 def fair_share_bytes(state: PolicyState, session: SessionState) -> int:
     weights = state.config.share_weights
-    total = sum(weights[other.priority.rank] for other in state.active.values())
+    total = sum(w * n for w, n in zip(weights, state.active_of_rank, strict=True))
     if not total:
         return state.budget_bytes
     return state.budget_bytes * weights[session.priority.rank] // total
@@ -101,6 +101,11 @@ def leader(state: PolicyState, rank: int | None = None) -> SessionState | None:
         if first is None or order < first:
             found, first = session, order
     return found
+
+
+def leads(state: PolicyState, call: CallState) -> bool:
+    """Its session is to finish first."""
+    return leader(state) is state.sessions[call.session]
 
 
 def _kept_bytes(state: PolicyState, session: SessionState, settled: bool) -> int:

@@ -7,7 +7,7 @@ from ..types.actions import Action, Because, Code, Place, Refuse, Wait
 from ..types.inputs import CallBegin
 from ..types.sessions import Mode
 from ..units import NS_PER_S, format_bytes
-from .accounting import fair_share_bytes, free_for, leader, reach_bytes
+from .accounting import fair_share_bytes, free_for, leader, reach_bytes, session_free_bytes
 from .grants import take_unused
 from .limits import cap_bytes, first_grant_bytes, limits_for, tools_budget_bytes
 from .state import CallPhase, CallState, PolicyState, SessionState
@@ -63,7 +63,7 @@ def end_overdue_queue(state: PolicyState, now_ns: int, out: list[Action]) -> Non
 
 
 def queue_in_order(state: PolicyState) -> list[CallState]:
-    queued = [c for c in state.calls.values() if c.phase is CallPhase.QUEUED]
+    queued = [c for c in state.waiting.values() if c.phase is CallPhase.QUEUED]
     return sorted(
         queued, key=lambda c: (state.sessions[c.session].priority.rank, c.begun_ns, c.name)
     )
@@ -92,6 +92,7 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
     call.started_ns = now_ns
     call.grant_bytes = grant
     call.limits = limits_for(call.intent, session, grant, call.cap_bytes, state.config)
+    state.note(call)
     figures = {"grant_bytes": grant, "cap_bytes": call.cap_bytes}
     if call.learned_bytes is not None:
         figures["learned_bytes"] = call.learned_bytes
@@ -113,9 +114,7 @@ def _blocks(state: PolicyState, first: CallState, later: CallState) -> bool:
 def _session_bound(state: PolicyState, call: CallState) -> bool:
     """The call waits for its own session's budget only, so other sessions may pass."""
     session: SessionState = state.sessions[call.session]
-    held = sum(c.held_bytes for c in session.calls.values())
-    tools = tools_budget_bytes(session, state.budget_bytes)
-    return first_grant_bytes(call, state.config) > tools - held
+    return first_grant_bytes(call, state.config) > session_free_bytes(state, session)
 
 
 def _over_budget(call: CallState, needs: int, tools: int) -> Refuse:

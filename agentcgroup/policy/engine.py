@@ -41,18 +41,18 @@ def next_deadline_ns(state: PolicyState) -> int | None:
     """When a Tick is due at the latest; None = nothing is pending."""
     config = state.config
     due: list[int] = []
-    for call in state.calls.values():
+    for call in state.waiting.values():
         if call.phase is CallPhase.QUEUED:
             due.append(call.begun_ns + _wait_ns(state, call))
-        elif call.runs:
-            if call.blocked_since_ns is not None:
-                due.append(call.blocked_since_ns + _wait_ns(state, call))
-                if call.phase is CallPhase.RUNNING:
-                    due.append(call.blocked_since_ns + config.throttle_max_ns)
-            if call.intent.timeout_s is not None and _is_limited(state, call):
-                due.append(call.started_ns + int(call.intent.timeout_s * NS_PER_S))
-        elif call.phase is CallPhase.TERMINATING and call.kill_at_ns is not None:
+        elif call.runs and call.blocked_since_ns is not None:
+            due.append(call.blocked_since_ns + _wait_ns(state, call))
+            if call.phase is CallPhase.RUNNING:
+                due.append(call.blocked_since_ns + config.throttle_max_ns)
+    for call in state.timed.values():
+        if call.phase is CallPhase.TERMINATING and call.kill_at_ns is not None:
             due.append(call.kill_at_ns)
+        elif call.runs and call.intent.timeout_s is not None and _is_limited(state, call):
+            due.append(call.started_ns + int(call.intent.timeout_s * NS_PER_S))
     if state.stuck_since_ns is not None:
         due.append(state.stuck_since_ns + config.deadlock_after_ns)
     return min(due, default=None)
@@ -79,7 +79,7 @@ def _session_begin(state: PolicyState, what: i.SessionBegin, out: list[Action]) 
 def _session_update(state: PolicyState, what: i.SessionUpdate, out: list[Action]) -> None:
     session = _session(state, what.session)
     overhead_before = session.overhead_bytes
-    session.priority = what.priority or session.priority
+    state.set_priority(session, what.priority or session.priority)
     session.mode = what.mode or session.mode
     if what.budget_bytes is not None:
         session.budget_bytes = what.budget_bytes
@@ -99,7 +99,7 @@ def _session_end(state: PolicyState, what: i.SessionEnd, out: list[Action]) -> N
     because = Because(Code.SESSION_ENDED, "its session ended")
     for call in list(session.calls.values()):
         if call.runs or call.phase is CallPhase.TERMINATING:
-            grants.kill_call(call, Reason.KILLED_BY_POLICY, because, out)
+            grants.kill_call(state, call, Reason.KILLED_BY_POLICY, because, out)
         state.drop_call(call.name)
     del state.sessions[session.name]
     state.overhead_bytes -= session.overhead_bytes
@@ -130,6 +130,7 @@ def _call_restored(state: PolicyState, what: i.CallRestored, out: list[Action]) 
 def _call_update(state: PolicyState, what: i.CallUpdate, out: list[Action]) -> None:
     call = _call(state, what.call)
     call.intent = what.intent
+    state.note(call)
     if call.runs:
         _relimit(state, state.sessions[call.session], call, out)
     _settle(state, what.t_ns, out)
@@ -159,6 +160,7 @@ def _call_sample(state: PolicyState, what: i.CallSample, out: list[Action]) -> N
     if call is None:
         return
     call.note_usage(what.t_ns, what.current_bytes)
+    state.note(call)
     if what.cache_bytes is not None:
         call.cache_bytes = what.cache_bytes
     if state.sessions[call.session].mode is Mode.OFF:
@@ -167,6 +169,7 @@ def _call_sample(state: PolicyState, what: i.CallSample, out: list[Action]) -> N
         grants.raise_if_near(state, call, what.t_ns, out)
     elif call.grant_bytes - call.current_bytes > state.config.step_bytes:
         call.blocked_since_ns = None if call.phase is CallPhase.RUNNING else call.blocked_since_ns
+        state.note(call)
     grants.shrink_unused(state, call, what.t_ns, out)
     _settle(state, what.t_ns, out)
 
@@ -177,6 +180,7 @@ def _memory_high(state: PolicyState, what: i.MemoryHigh, out: list[Action]) -> N
         return
     current = call.grant_bytes if what.current_bytes is None else what.current_bytes
     call.note_usage(what.t_ns, max(call.current_bytes, current))
+    state.note(call)
     if call.blocked_since_ns is None:
         grants.raise_if_near(state, call, what.t_ns, out)
 
@@ -196,6 +200,9 @@ def _tick(state: PolicyState, what: i.Tick, out: list[Action]) -> None:
 
 def _settle(state: PolicyState, now_ns: int, out: list[Action]) -> None:
     """After every change: serve who waits, running calls first, then end what is overdue."""
+    if not state.waiting:
+        state.stuck_since_ns = None
+        return
     grants.serve_blocked(state, out)
     reclaim.ask_for_cache(state, now_ns, out)
     grants.freeze_overdue(state, now_ns, out)
@@ -206,21 +213,22 @@ def _settle(state: PolicyState, now_ns: int, out: list[Action]) -> None:
 
 
 def _end_timeouts(state: PolicyState, now_ns: int, out: list[Action]) -> None:
-    for call in list(state.calls.values()):
+    for call in list(state.timed.values()):
         if call.phase is CallPhase.TERMINATING:
             if call.kill_at_ns is not None and now_ns >= call.kill_at_ns:
                 because = Because(Code.GRACE_OVER, "it did not end after SIGTERM")
-                grants.kill_call(call, Reason.TIMED_OUT, because, out)
+                grants.kill_call(state, call, Reason.TIMED_OUT, because, out)
         elif call.runs and call.intent.timeout_s is not None and _is_limited(state, call):
             if now_ns - call.started_ns < call.intent.timeout_s * NS_PER_S:
                 continue
             text = f"it ran for its timeout of {call.intent.timeout_s:g} s"
             because = Because(Code.TIMEOUT, text)
             if call.phase is CallPhase.FROZEN:
-                grants.kill_call(call, Reason.TIMED_OUT, because, out)
+                grants.kill_call(state, call, Reason.TIMED_OUT, because, out)
                 continue
             call.phase = CallPhase.TERMINATING
             call.kill_at_ns = now_ns + state.config.term_grace_ns
+            state.note(call)
             out.append(Terminate(call.session, call.name, because))
 
 
@@ -229,6 +237,7 @@ def _relimit(state: PolicyState, session: SessionState, call: CallState, out: li
     tools = tools_budget_bytes(session, state.budget_bytes)
     call.cap_bytes = max(cap_bytes(call.intent, tools), call.current_bytes)
     call.grant_bytes = min(call.grant_bytes, call.cap_bytes)
+    state.note(call)
     limits = limits_for(call.intent, session, call.grant_bytes, call.cap_bytes, state.config)
     if limits != call.limits and session.mode is not Mode.OFF:
         because = Because(Code.UPDATED, "its intent or its session was updated")

@@ -19,7 +19,7 @@ from .accounting import (
     fair_share_bytes,
     free_for,
     host_free_bytes,
-    leader,
+    leads,
     may_exceed_share,
     reach_bytes,
     session_free_bytes,
@@ -65,6 +65,7 @@ def block(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -
     if call.blocked_since_ns is not None:
         return
     call.blocked_since_ns = now_ns
+    state.note(call)
     if call.intent.on_exceed is OnExceed.WAIT:
         _freeze(state, call, now_ns, Code.NO_MEMORY_FREE, out)
 
@@ -73,17 +74,17 @@ def serve_blocked(state: PolicyState, out: list[Action]) -> None:
     """Hand what became free to those who wait: priority, then who is ahead, then age."""
     for call in blocked_in_order(state):
         if call.grant_bytes >= call.cap_bytes or _grant_more(state, call, Code.GRANTED_AGAIN, out):
-            _unblock(call, out)
+            _unblock(state, call, out)
 
 
 def blocked_in_order(state: PolicyState) -> list[CallState]:
-    waiting = [c for c in state.calls.values() if c.runs and c.blocked_since_ns is not None]
+    waiting = [c for c in state.waiting.values() if c.runs]
     return sorted(waiting, key=lambda c: (_rank(state, c), -c.held_bytes, c.begun_ns, c.name))
 
 
 def freeze_overdue(state: PolicyState, now_ns: int, out: list[Action]) -> None:
     """A throttle that lasted too long becomes a freeze."""
-    for call in state.calls.values():
+    for call in state.waiting.values():
         since = call.blocked_since_ns
         if call.phase is not CallPhase.RUNNING or since is None:
             continue
@@ -92,14 +93,16 @@ def freeze_overdue(state: PolicyState, now_ns: int, out: list[Action]) -> None:
 
 
 def end_overdue_waits(state: PolicyState, now_ns: int, out: list[Action]) -> None:
-    for call in list(state.calls.values()):
+    for call in list(state.waiting.values()):
         since = call.blocked_since_ns
         if not call.runs or since is None:
             continue
         wait_s = call.intent.max_wait_s or state.config.default_max_wait_s
         if now_ns - since >= wait_s * NS_PER_S:
             text = f"no memory became free for it within {wait_s:g} s"
-            kill_call(call, Reason.KILLED_BY_POLICY, Because(Code.WAITED_TOO_LONG, text), out)
+            kill_call(
+                state, call, Reason.KILLED_BY_POLICY, Because(Code.WAITED_TOO_LONG, text), out
+            )
 
 
 def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
@@ -124,7 +127,7 @@ def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
             " could free; this one had the lowest priority and the least work to lose",
             {"waiting": len(waiting), "freed_bytes": victim.held_bytes},
         )
-        kill_call(victim, Reason.KILLED_BY_POLICY, because, out)
+        kill_call(state, victim, Reason.KILLED_BY_POLICY, because, out)
 
 
 def _hand_out_crumbs(state: PolicyState, waiting: list[CallState], out: list[Action]) -> bool:
@@ -138,14 +141,14 @@ def _hand_out_crumbs(state: PolicyState, waiting: list[CallState], out: list[Act
     for call in waiting:
         if call is not taker and call.grant_bytes > call.current_bytes:
             because = Because(Code.YIELD_TO_HIGHER, f"all waited, and {taker.name} comes first")
-            _set_grant(call, call.current_bytes, because, out)
+            _set_grant(state, call, call.current_bytes, because, out)
     free = min(host_free_bytes(state), session_free_bytes(state, session))
     grant = min(taker.cap_bytes, taker.held_bytes + free)
     if grant < taker.held_bytes + _LEAST_CRUMB_BYTES:
         return False
     because = Because(Code.GRANTED_AGAIN, "it was all that was left", {"grant_bytes": grant})
-    _set_grant(taker, grant, because, out)
-    _unblock(taker, out)
+    _set_grant(state, taker, grant, because, out)
+    _unblock(state, taker, out)
     return True
 
 
@@ -154,25 +157,29 @@ def shrink_unused(state: PolicyState, call: CallState, now_ns: int, out: list[Ac
     to finish first keeps what it may come to need: it would only come back for it."""
     first = call.intent.memory or state.config.default_grant_bytes
     target = min(call.cap_bytes, max(first, call.current_bytes + slack_bytes(state, call)))
-    if leader(state) is state.sessions[call.session]:
-        target = max(target, min(call.grant_bytes, reach_bytes(state, call)))
     # Less than a quarter of a step is not worth a write that may reclaim.
-    if not call.runs or call.grant_bytes <= target + state.config.step_bytes // 4:
+    least = state.config.step_bytes // 4
+    if call.runs and call.grant_bytes > target + least and leads(state, call):
+        target = max(target, min(call.grant_bytes, reach_bytes(state, call)))
+    if not call.runs or call.grant_bytes <= target + least:
         call.unused_since_ns = None
     elif call.unused_since_ns is None:
         call.unused_since_ns = now_ns
     elif now_ns - call.unused_since_ns >= state.config.shrink_after_ns:
         call.unused_since_ns = None
-        _set_grant(call, target, Because(Code.UNUSED, "part of the grant was unused"), out)
+        _set_grant(state, call, target, Because(Code.UNUSED, "part of the grant was unused"), out)
 
 
-def kill_call(call: CallState, reason: Reason, because: Because, out: list[Action]) -> None:
+def kill_call(
+    state: PolicyState, call: CallState, reason: Reason, because: Because, out: list[Action]
+) -> None:
     """Thaw first: a frozen leaf dies slower."""
     if call.phase is CallPhase.FROZEN:
         out.append(Thaw(call.session, call.name, because))
     call.phase = CallPhase.KILLED
     call.blocked_since_ns = None
     call.frozen_since_ns = None
+    state.note(call)
     out.append(Kill(call.session, call.name, reason.value, because))
 
 
@@ -192,7 +199,7 @@ def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Actio
     if grant < least:
         return False
     figures = {"grant_bytes": grant, "current_bytes": call.current_bytes}
-    _set_grant(call, grant, Because(code, "memory was free", figures), out)
+    _set_grant(state, call, grant, Because(code, "memory was free", figures), out)
     return True
 
 
@@ -226,7 +233,9 @@ def take_unused(state: PolicyState, taker: CallState, need_bytes: int, out: list
             if take <= 0:
                 continue
             text = f"its unused part went to {taker.name}"
-            _set_grant(call, call.grant_bytes - take, Because(Code.YIELD_TO_HIGHER, text), out)
+            _set_grant(
+                state, call, call.grant_bytes - take, Because(Code.YIELD_TO_HIGHER, text), out
+            )
             need_bytes -= take
             if need_bytes <= 0:
                 return
@@ -250,8 +259,11 @@ def _of_equal_bytes(state: PolicyState, call: CallState, taker: CallState) -> in
     return unused_bytes(state, call, keep_declared=True) // 2
 
 
-def _set_grant(call: CallState, grant: int, because: Because, out: list[Action]) -> None:
+def _set_grant(
+    state: PolicyState, call: CallState, grant: int, because: Because, out: list[Action]
+) -> None:
     call.grant_bytes = grant
+    state.note(call)
     out.append(SetGrant(call.session, call.name, grant, because))
 
 
@@ -269,9 +281,10 @@ def _freeze(
     out.append(Freeze(call.session, call.name, because))
 
 
-def _unblock(call: CallState, out: list[Action]) -> None:
+def _unblock(state: PolicyState, call: CallState, out: list[Action]) -> None:
     call.blocked_since_ns = None
     call.frozen_since_ns = None
+    state.note(call)
     if call.phase is CallPhase.FROZEN:
         call.phase = CallPhase.RUNNING
         because = Because(

@@ -20,10 +20,7 @@ _LEAST_BYTES = 4 * MIB
 
 
 def anyone_waits(state: PolicyState) -> bool:
-    return any(
-        call.blocked_since_ns is not None or call.phase is CallPhase.QUEUED
-        for call in state.calls.values()
-    )
+    return bool(state.waiting)
 
 
 def ask_for_cache(state: PolicyState, now_ns: int, out: list[Action]) -> None:
@@ -50,13 +47,8 @@ def ask_for_cache(state: PolicyState, now_ns: int, out: list[Action]) -> None:
 
 def _first_in_need(state: PolicyState) -> CallState | None:
     """Running calls before queued ones, then priority, then age."""
-    waiting = [
-        call
-        for call in state.calls.values()
-        if (call.runs and call.blocked_since_ns is not None) or call.phase is CallPhase.QUEUED
-    ]
     return min(
-        waiting,
+        state.waiting.values(),
         key=lambda c: (c.phase is CallPhase.QUEUED, _rank(state, c), c.begun_ns, c.name),
         default=None,
     )

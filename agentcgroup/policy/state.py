@@ -92,6 +92,7 @@ class CallState:
     frozen_since_ns: int | None = None
     unused_since_ns: int | None = None
     kill_at_ns: int | None = None
+    counted_bytes: int = 0
 
     @property
     def expected_bytes(self) -> int | None:
@@ -124,6 +125,15 @@ class CallState:
     def runs(self) -> bool:
         return self.phase in (CallPhase.RUNNING, CallPhase.FROZEN)
 
+    @property
+    def waits(self) -> bool:
+        """In the queue, at its line, or frozen."""
+        return (self.runs and self.blocked_since_ns is not None) or self.phase is CallPhase.QUEUED
+
+    @property
+    def is_timed(self) -> bool:
+        return self.phase is CallPhase.TERMINATING or self.intent.timeout_s is not None
+
 
 @dataclass(slots=True)
 class SessionState:
@@ -134,6 +144,7 @@ class SessionState:
     mode: Mode
     cpu_cores: float | None = None
     agent_bytes: int = 0
+    calls_held_bytes: int = 0
     calls: dict[str, CallState] = field(default_factory=dict)
 
     @property
@@ -142,25 +153,27 @@ class SessionState:
         return max(self.reserve_bytes, self.agent_bytes)
 
     @property
-    def calls_held_bytes(self) -> int:
-        return sum(call.held_bytes for call in self.calls.values())
-
-    @property
     def held_bytes(self) -> int:
         return self.overhead_bytes + self.calls_held_bytes
 
 
 @dataclass(slots=True)
 class PolicyState:
-    """`active` are the sessions with calls, so that idle ones cost no event anything;
-    `overhead_bytes` is the sum of what all sessions keep for or hold in their agents."""
+    """An event costs what it moves, however many sessions and calls there are; so beside the
+    calls there are, kept by `note` and `drop_call`: `active`, the sessions with calls, and how
+    many they are of each priority; `waiting`, the calls that stand still; `timed`, those with
+    a deadline of their own; and sums of what calls hold and of what is kept for agents."""
 
     config: PolicyConfig
     budget_bytes: int
     sessions: dict[str, SessionState] = field(default_factory=dict)
     active: dict[str, SessionState] = field(default_factory=dict)
+    active_of_rank: list[int] = field(default_factory=lambda: [0, 0, 0])
     overhead_bytes: int = 0
+    calls_held_bytes: int = 0
     calls: dict[str, CallState] = field(default_factory=dict)
+    waiting: dict[str, CallState] = field(default_factory=dict)
+    timed: dict[str, CallState] = field(default_factory=dict)
     learned: Learned = field(default_factory=Learned)
     stuck_since_ns: int | None = None
     reclaimed_ns: int | None = None
@@ -169,7 +182,19 @@ class PolicyState:
     def add_call(self, call: CallState) -> None:
         session = self.sessions[call.session]
         self.calls[call.name] = session.calls[call.name] = call
-        self.active[session.name] = session
+        if session.name not in self.active:
+            self.active[session.name] = session
+            self.active_of_rank[session.priority.rank] += 1
+        self.note(call)
+
+    def note(self, call: CallState) -> None:
+        """After every change of a call: what is kept beside it follows."""
+        gained_bytes = call.held_bytes - call.counted_bytes
+        call.counted_bytes += gained_bytes
+        self.sessions[call.session].calls_held_bytes += gained_bytes
+        self.calls_held_bytes += gained_bytes
+        _keep(self.waiting, call, call.waits)
+        _keep(self.timed, call, call.is_timed)
 
     def drop_call(self, name: str) -> CallState | None:
         call = self.calls.pop(name, None)
@@ -177,6 +202,24 @@ class PolicyState:
             return None
         session = self.sessions[call.session]
         session.calls.pop(name, None)
+        session.calls_held_bytes -= call.counted_bytes
+        self.calls_held_bytes -= call.counted_bytes
+        self.waiting.pop(name, None)
+        self.timed.pop(name, None)
         if not session.calls:
             self.active.pop(session.name, None)
+            self.active_of_rank[session.priority.rank] -= 1
         return call
+
+    def set_priority(self, session: SessionState, priority: Priority) -> None:
+        if session.name in self.active:
+            self.active_of_rank[session.priority.rank] -= 1
+            self.active_of_rank[priority.rank] += 1
+        session.priority = priority
+
+
+def _keep(among: dict[str, CallState], call: CallState, belongs: bool) -> None:
+    if belongs:
+        among[call.name] = call
+    else:
+        among.pop(call.name, None)

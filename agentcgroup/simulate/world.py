@@ -12,18 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..policy.engine import new_state, next_deadline_ns, step
+from ..policy.pacing import next_look_ns
 from ..policy.state import PolicyConfig
 from ..types import actions as act
 from ..types import inputs as i
 from ..types.intents import Priority
-from ..units import MIB
 from .process import CallPlan, Process, SessionPlan
 
 __all__ = ["CallResult", "Result", "World"]
 
 _MS = 1_000_000
-_NEAR_BYTES = 48 * MIB
-_MOVED_BYTES = MIB
 _AGENT_EVERY_NS = 500 * _MS
 
 
@@ -69,6 +67,7 @@ class _Call:
     frozen_since_ns: int | None = None
     dies_ns: int | None = None
     sampled_bytes: int = 0
+    looked_ns: int = 0
     sample_ns: int = 0
     interval_ns: int = 50 * _MS
     told_ns: int = -(10**12)
@@ -186,13 +185,10 @@ class World:
             self._sample(call, process)
 
     def _sample(self, call: _Call, process: Process) -> None:
-        moved = abs(process.held_bytes - call.sampled_bytes)
-        near = process.line_bytes - process.held_bytes < _NEAR_BYTES
-        call.sampled_bytes = process.held_bytes
-        if moved >= _MOVED_BYTES or (near and not process.frozen):
-            call.interval_ns = 10 * _MS if moved >= _MOVED_BYTES else 20 * _MS
-        else:
-            call.interval_ns = min(250 * _MS, call.interval_ns * 2)
+        gained, elapsed_ns = process.held_bytes - call.sampled_bytes, self._now_ns - call.looked_ns
+        call.sampled_bytes, call.looked_ns = process.held_bytes, self._now_ns
+        left = process.line_bytes - process.held_bytes
+        call.interval_ns = next_look_ns(gained, elapsed_ns, left, call.interval_ns)
         call.sample_ns = self._now_ns + call.interval_ns
         self._feed(i.CallSample(self._now_ns, call.name, process.held_bytes))
 

@@ -99,6 +99,14 @@ class Host:
 def check(state: PolicyState) -> None:
     assert state.overhead_bytes == sum(s.overhead_bytes for s in state.sessions.values())
     assert state.active == {name: s for name, s in state.sessions.items() if s.calls}
+    of_rank = [s.priority.rank for s in state.active.values()]
+    assert state.active_of_rank == [of_rank.count(rank) for rank in range(3)]
+    for session in state.sessions.values():
+        held = sum(call.held_bytes for call in session.calls.values())
+        assert session.calls_held_bytes == held
+    assert state.calls_held_bytes == sum(call.held_bytes for call in state.calls.values())
+    assert state.waiting == {name: c for name, c in state.calls.items() if c.waits}
+    assert state.timed == {name: c for name, c in state.calls.items() if c.is_timed}
     assert host_free_bytes(state) >= 0, "grants and reserves exceed the host's budget"
     for session in state.sessions.values():
         assert session_free_bytes(state, session) >= 0
