@@ -17,6 +17,7 @@ from ..cgroupfs.watch import PsiTrigger, Watcher
 from ..errors import CgroupGoneError, NotSupportedError
 from ..log import get_logger
 from ..policy.feedback import plain_command
+from ..policy.pacing import FASTEST_LOOK_NS
 from ..types import inputs as i
 from ..types.events import ExitEvent, MemoryEvent, MemoryKind, OomEvent
 from ..types.outcomes import BiggestProcess
@@ -203,6 +204,10 @@ class Signals:
             usage_bytes = int(text) if text else None
         if usage_bytes is not None:
             record.last_current_bytes, record.looked_ns = usage_bytes, t_ns
+        decided = self._core.state.calls.get(record.name)
+        if decided is not None and not decided.waits:
+            record.sample_interval_ns = FASTEST_LOOK_NS
+            record.next_sample_ns = min(record.next_sample_ns, t_ns + FASTEST_LOOK_NS)
         if not self.has_bpf("oom"):
             note_biggest(record, t_ns)
         self._core.feed(i.MemoryHigh(self._core.clock.now_ns(), record.name, usage_bytes))

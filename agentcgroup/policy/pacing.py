@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from ..units import MIB
 
-__all__ = ["SLOWEST_LOOK_NS", "next_look_ns"]
+__all__ = ["FASTEST_LOOK_NS", "SLOWEST_LOOK_NS", "next_look_ns"]
 
 SLOWEST_LOOK_NS = 250_000_000
-_FASTEST_LOOK_NS = 10_000_000
+FASTEST_LOOK_NS = 10_000_000
 _GROWING_LOOK_NS = 100_000_000
 _STIRRED_LOOK_NS = 20_000_000
 _SHRUNK_LOOK_NS = 50_000_000
@@ -33,7 +33,7 @@ def next_look_ns(
             # A burst may have begun at the end of a long rest.
             gained_ns = min(elapsed_ns, _STIRRED_LOOK_NS)
             left_ns = gained_ns * max(0, left_bytes) // (2 * gained_bytes)
-        return max(_FASTEST_LOOK_NS, min(_GROWING_LOOK_NS, left_ns))
+        return max(FASTEST_LOOK_NS, min(_GROWING_LOOK_NS, left_ns))
     if gained_bytes <= -_MOVED_BYTES:
         return _SHRUNK_LOOK_NS
     near = left_bytes is not None and left_bytes < _NEAR_BYTES

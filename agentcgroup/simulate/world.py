@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..policy.engine import new_state, next_deadline_ns, step
-from ..policy.pacing import next_look_ns
+from ..policy.pacing import FASTEST_LOOK_NS, next_look_ns
 from ..policy.state import PolicyConfig
 from ..types import actions as act
 from ..types import inputs as i
@@ -180,6 +180,8 @@ class World:
             return
         if process.at_line and self._now_ns - call.told_ns >= self._event_delay_ns:
             call.told_ns = self._now_ns
+            call.interval_ns = FASTEST_LOOK_NS
+            call.sample_ns = min(call.sample_ns, self._now_ns + FASTEST_LOOK_NS)
             self._feed(i.MemoryHigh(self._now_ns, call.name, process.held_bytes))
         if call.sample_ns <= self._now_ns and call.name in self._calls:
             self._sample(call, process)
