@@ -167,8 +167,8 @@ def _call_sample(state: PolicyState, what: i.CallSample, out: list[Action]) -> N
         return
     if call.blocked_since_ns is None:
         grants.raise_if_near(state, call, what.t_ns, out)
-    elif call.grant_bytes - call.current_bytes > state.config.step_bytes:
-        call.blocked_since_ns = None if call.phase is CallPhase.RUNNING else call.blocked_since_ns
+    elif call.phase is CallPhase.RUNNING and not grants.near_line(call):
+        call.blocked_since_ns = None
         state.note(call)
     grants.shrink_unused(state, call, what.t_ns, out)
     _settle(state, what.t_ns, out)
@@ -182,7 +182,7 @@ def _memory_high(state: PolicyState, what: i.MemoryHigh, out: list[Action]) -> N
     call.note_usage(what.t_ns, max(call.current_bytes, current))
     state.note(call)
     if call.blocked_since_ns is None:
-        grants.raise_if_near(state, call, what.t_ns, out)
+        grants.raise_if_near(state, call, what.t_ns, out, met_line=True)
 
 
 def _agent_sample(state: PolicyState, what: i.AgentSample, out: list[Action]) -> None:

@@ -29,6 +29,7 @@ from .accounting import (
 from .state import CallPhase, CallState, PolicyState
 
 _LEAST_CRUMB_BYTES = MIB
+_AT_LINE_BYTES = MIB
 
 __all__ = [
     "block",
@@ -36,6 +37,7 @@ __all__ = [
     "end_overdue_waits",
     "freeze_overdue",
     "kill_call",
+    "near_line",
     "raise_if_near",
     "serve_blocked",
     "shrink_unused",
@@ -49,15 +51,24 @@ def step_bytes(state: PolicyState, call: CallState) -> int:
     return max(config.step_bytes, call.grant_bytes // 4, coming)
 
 
-def raise_if_near(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:
-    """Grant more when half a step (of a small grant: a quarter) or less is left to the line."""
+def raise_if_near(
+    state: PolicyState, call: CallState, now_ns: int, out: list[Action], *, met_line: bool = False
+) -> None:
+    """Grant more when half a step (of a small grant: a quarter) or less is left to the line.
+    Who gets no more goes on until it meets the line: it may have all it needs."""
     if not call.runs or call.grant_bytes >= call.cap_bytes:
         return
     margin = min(state.config.step_bytes // 2, call.grant_bytes // 4)
     if call.grant_bytes - call.current_bytes > margin:
         return
-    if not _grant_more(state, call, Code.GROWING, out):
+    if _grant_more(state, call, Code.GROWING, out):
+        return
+    if met_line or call.grant_bytes - call.current_bytes < _AT_LINE_BYTES:
         block(state, call, now_ns, out)
+
+
+def near_line(call: CallState) -> bool:
+    return call.grant_bytes - call.current_bytes < 4 * _AT_LINE_BYTES
 
 
 def block(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:

@@ -135,6 +135,22 @@ def test_when_all_wait_what_is_left_goes_to_the_first_before_anybody_dies() -> N
     assert of(act.Kill, story.log) == []
 
 
+def test_who_gets_no_more_goes_on_until_it_meets_its_line() -> None:
+    """Near its line with all it needs is not waiting: nobody freezes it, nobody dies for it."""
+    story = Story(155 * MIB)
+    story.session("low", Priority.LOW)
+    story.session("high", Priority.HIGH)
+    story.begin("low", "l", memory="128M")
+    story.begin("high", "h", memory="128M")
+    high, low = story.state.calls["h"], story.state.calls["l"]
+    story.sample("l", low.grant_bytes)
+    story.sample("h", high.grant_bytes - 5 * MIB)
+    story.run_until_quiet(10)
+    assert high.blocked_since_ns is None and not of(act.Kill, story.log)
+    story.feed(i.MemoryHigh(story.now_ns, "h", high.grant_bytes))
+    assert high.blocked_since_ns is not None or high.grant_bytes > 128 * MIB
+
+
 def test_the_eldest_of_equals_keeps_room_to_grow() -> None:
     story = Story(GIB, elder_room_pct=100)
     for name in ("elder", "younger"):
