@@ -25,6 +25,7 @@ from ..types.intents import Background, Intent
 from ..types.outcomes import Outcome, Reason
 from ..types.sessions import Mode, SessionKind
 from . import layout
+from .agent_memory import sample_agent_if_stale
 from .call_reports import live_info
 from .config import CallDefaults, SessionDefaults
 from .core import Core
@@ -219,6 +220,7 @@ class Calls:
         record.admitted = asyncio.get_running_loop().create_future()
         try:
             now = self._core.clock.now_ns()
+            sample_agent_if_stale(self._core, session, now)
             self._core.feed(i.CallBegin(now, session.name, record.name, record.intent))
             if not record.admitted.done():
                 await asyncio.shield(record.admitted)

@@ -2,7 +2,7 @@
 """What the kernel counted for a call, read once when it ends.
 
 This is the hot path of every call: six small files, and more only where they can say
-something (memory.stat and memory.swap.events after an OOM kill). Source: kernel
+something (memory.stat and memory.swap.events after a kill for memory). Source: kernel
 Documentation/admin-guide/cgroup-v2.rst.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from ..cgroupfs import files, parse
 from ..cgroupfs.api import CgroupLike
 from ..enforce.files import oom_count, oom_level
-from ..types.outcomes import Level
+from ..types.outcomes import Level, Reason
 from .records import CallRecord, SessionRecord
 
 __all__ = ["figures", "live_figures", "oom_counts"]
@@ -43,6 +43,8 @@ def figures(
     local = parse.flat_keyed(leaf.try_read(files.MEMORY_EVENTS_LOCAL) or "")
     if local.get("oom_kill") or local.get("oom_group_kill"):
         found.update(_explained_oom(record, session, leaf, root, local))
+    elif record.killed is Reason.KILLED_BY_POLICY:
+        found.update(_files_in_memory(session, leaf))
     return found
 
 
@@ -76,13 +78,24 @@ def _explained_oom(
     limit = record.limits.memory_max_bytes
     if level is Level.TOOLS:
         limit = _integer(session.tools, files.MEMORY_MAX)
-    stat = parse.flat_keyed(leaf.try_read(files.MEMORY_STAT) or "")
     swap = parse.flat_keyed(leaf.try_read(files.MEMORY_SWAP_EVENTS) or "")
     return {
         "oom_level": level,
         "memory_limit_bytes": limit,
-        "shmem_bytes": stat.get("shmem"),
         "swap_limit_hits": swap.get("fail", 0),
+        **_files_in_memory(session, leaf),
+    }
+
+
+def _files_in_memory(session: SessionRecord, leaf: CgroupLike) -> dict[str, Any]:
+    """Its processes are gone; what is still charged to the leaf are files."""
+    own = parse.flat_keyed(leaf.try_read(files.MEMORY_STAT) or "")
+    shmem_bytes = own.get("shmem", 0)
+    below_tools = parse.flat_keyed(session.tools.try_read(files.MEMORY_STAT) or "")
+    return {
+        "shmem_bytes": shmem_bytes,
+        "cache_bytes": own.get("file", 0) - shmem_bytes,
+        "left_shmem_bytes": below_tools.get("shmem", 0) - shmem_bytes,
     }
 
 

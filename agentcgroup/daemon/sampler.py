@@ -7,18 +7,17 @@ An idle call costs four readings a second, an idle session none.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
-from ..cgroupfs import files, parse
+from ..cgroupfs import files
 from ..cgroupfs.api import CgroupLike
-from ..errors import CgroupGoneError
 from ..policy.pacing import SLOWEST_LOOK_NS, next_look_ns
 from ..types import inputs as i
 from ..units import MIB
+from .agent_memory import cache_bytes, sample_agent
 from .core import Core
 from .ending import note_biggest
-from .records import CallRecord, SessionRecord
+from .records import CallRecord
 
 __all__ = ["Sampler"]
 
@@ -46,7 +45,7 @@ class Sampler:
             self._agent_due_ns = now_ns + _AGENT_EVERY_NS
             for session in list(self._core.sessions.values()):
                 if session.calls:
-                    self._sample_agent(session, now_ns)
+                    sample_agent(self._core, session, now_ns)
 
     def _sample(self, record: CallRecord, now_ns: int) -> None:
         if record.leaf is None or record.ending is not None:
@@ -80,27 +79,4 @@ class Sampler:
         if now_ns - record.cache_looked_ns < _CACHE_EVERY_NS or not self._core.someone_waits():
             return None
         record.cache_looked_ns = now_ns
-        return _cache_bytes(leaf)
-
-    def _sample_agent(self, session: SessionRecord, now_ns: int) -> None:
-        held = _unreclaimable_bytes(session.agent)
-        if session.background is not None:
-            held += _unreclaimable_bytes(session.background)
-        self._core.record_session_sample(session.name, now_ns)
-        self._core.feed(i.AgentSample(now_ns, session.name, held))
-
-
-def _unreclaimable_bytes(cgroup: CgroupLike) -> int:
-    """Memory that page-cache reclaim can't get back."""
-    with contextlib.suppress(CgroupGoneError, ValueError):
-        current = int(cgroup.try_read(files.MEMORY_CURRENT) or 0)
-        if current < 4 * MIB:
-            return current
-        return max(0, current - _cache_bytes(cgroup))
-    return 0
-
-
-def _cache_bytes(cgroup: CgroupLike) -> int:
-    """Page cache that belongs to files, and slab (kernel memory.stat); tmpfs does not."""
-    stat = parse.flat_keyed(cgroup.try_read(files.MEMORY_STAT) or "")
-    return stat.get("file", 0) - stat.get("shmem", 0) + stat.get("slab_reclaimable", 0)
+        return cache_bytes(leaf)

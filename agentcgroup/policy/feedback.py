@@ -20,6 +20,7 @@ from ..units import MIB, format_bytes
 __all__ = ["EndFacts", "build_outcome", "plain_command"]
 
 _COMMAND_CHARS = 64
+_WORTH_TELLING_BYTES = 16 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class EndFacts:
     peak_memory_bytes: int | None = None
     memory_limit_bytes: int | None = None
     shmem_bytes: int | None = None
+    cache_bytes: int | None = None
+    left_shmem_bytes: int | None = None
     cpu_s: float | None = None
     throttled_ms: float | None = None
     waited_ms: float | None = None
@@ -176,6 +179,7 @@ def _oom_message(facts: EndFacts) -> list[str]:
         f"Killed for memory: {place}; only this tool call was killed.{peak}",
         _biggest_sentence(facts.biggest),
         _swap_sentence(facts),
+        _files_sentence(facts),
         _oom_advice(facts),
     ]
 
@@ -214,6 +218,7 @@ def _policy_message(facts: EndFacts) -> list[str]:
     return [
         f"Killed by the resource policy: {why}.",
         f"It held {_size(facts.peak_memory_bytes)} at its peak." if facts.peak_memory_bytes else "",
+        _files_sentence(facts),
         "Nothing is wrong with the command: run it again, alone or with a declared memory"
         " so that it is started when there is room.",
     ]
@@ -241,9 +246,32 @@ def _failed_message(facts: EndFacts) -> list[str]:
 def _swap_sentence(facts: EndFacts) -> str:
     if facts.swap_limit_hits:
         return "It tried to swap, which this tool call may not (swap_max)."
-    if facts.shmem_bytes and facts.shmem_bytes > 16 * MIB:
-        return f"{_size(facts.shmem_bytes)} of it were files in tmpfs or shared memory."
     return ""
+
+
+def _files_sentence(facts: EndFacts) -> str:
+    """Memory that is files: in tmpfs it stays when the call is gone, page cache costs nobody."""
+    told = []
+    if _many(facts.shmem_bytes):
+        told.append(
+            f"{_size(facts.shmem_bytes)} of it were files in tmpfs or shared memory (such as"
+            " /dev/shm), and stay in memory until they are deleted."
+        )
+    if _many(facts.left_shmem_bytes):
+        told.append(
+            f"Earlier tool calls of this session left {_size(facts.left_shmem_bytes)} in such"
+            " files: delete what is not needed."
+        )
+    if _many(facts.cache_bytes):
+        told.append(
+            f"{_size(facts.cache_bytes)} of it were page cache of files, which is given back"
+            " when memory is short: don't count it as needed."
+        )
+    return " ".join(told)
+
+
+def _many(size_bytes: int | None) -> bool:
+    return size_bytes is not None and size_bytes > _WORTH_TELLING_BYTES
 
 
 def _biggest_sentence(biggest: BiggestProcess | None) -> str:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory policy against a real kernel: page cache for who waits, learned defaults, a call that
-begins with a part of what it declared, and three that do not fit together."""
+begins with a part of what it declared, three that do not fit together or not even alone, and
+what is left in tmpfs."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,3 +136,41 @@ def test_three_that_do_not_fit_together_all_complete(small: PrivateDaemon, relea
     ]
     assert [call.wait() for call in calls] == [0, 0, 0], small.log_text()
     assert all(call.outcome["reason"] == "completed" for call in calls)
+
+
+def test_three_that_can_never_finish_end_soon_and_are_told_why(
+    small: PrivateDaemon, release: Path
+) -> None:
+    """200 MB each under 150 MB: memory.high alone lets such a call creep for minutes."""
+    small.stop()
+    (small.root / "memory.max").write_text(str(150 * 10**6))
+    small.start()
+    release.touch()
+    for name in ("one", "two", "three"):
+        small.client.create_session(name)
+    begin_s = time.monotonic()
+    calls = [grower(small, name, release, 191) for name in ("one", "two", "three")]
+    assert [call.wait() for call in calls] == [137, 137, 137], small.log_text()
+    assert time.monotonic() - begin_s < 120
+    for call in calls:
+        assert call.outcome["reason"] in ("oom_killed", "killed_by_policy")
+        assert 0 < call.outcome["peak_memory_bytes"] <= 150 * 10**6
+        assert call.outcome["message"] and call.outcome["retry"] is not None
+
+
+def test_what_calls_leave_in_tmpfs_counts_and_is_told(small: PrivateDaemon, release: Path) -> None:
+    small.client.create_session("s", memory="200M")
+    release.touch()
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as left:
+        fill = f"head -c 120M /dev/zero > {left.name}"
+        writer = small.shim("sh", "-c", fill, session="s")
+        assert writer.wait() == 0
+        greedy = grower(small, "s", release, 150)
+        assert greedy.wait() == 137
+        told = greedy.outcome
+        assert told["reason"] in ("oom_killed", "killed_by_policy")
+        assert "Earlier tool calls of this session left 1" in told["message"], told
+        assert "delete" in told["message"]
+        assert small.client.session("s").memory_current_bytes >= 119 * MIB
+    fits = grower(small, "s", release, 150)
+    assert fits.wait() == 0

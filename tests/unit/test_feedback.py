@@ -91,6 +91,11 @@ def test_the_kernel_is_right_about_a_kill() -> None:
 def test_swap_and_shared_memory_are_named() -> None:
     assert "tried to swap" in oom(swap_limit_hits=3).message
     assert "40 MiB of it were files in tmpfs" in oom(shmem_bytes=40 * MIB).message
+    told = oom(left_shmem_bytes=50 * MIB).message
+    assert "Earlier tool calls of this session left 50 MiB" in told and "delete" in told
+    assert "60 MiB of it were page cache" in oom(cache_bytes=60 * MIB).message
+    few = oom(shmem_bytes=MIB, left_shmem_bytes=MIB, cache_bytes=MIB).message
+    assert "tmpfs" not in few and "page cache" not in few and "left" not in few
 
 
 def test_timeout() -> None:
