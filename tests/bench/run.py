@@ -26,7 +26,11 @@ class Benchmark:
     cpus: int
 
 
-BENCHMARKS = (Benchmark("toolcall", "tests/bench/toolcall.py", 1),)
+BENCHMARKS = (
+    Benchmark("toolcall", "tests/bench/toolcall.py", 1),
+    Benchmark("reaction", "tests/bench/reaction.py", 1),
+    Benchmark("overhead", "tests/bench/overhead.py", 1),
+)
 
 
 def main() -> int:
