@@ -8,9 +8,10 @@ from ..types.inputs import CallBegin
 from ..types.sessions import Mode
 from ..units import NS_PER_S, format_bytes
 from .accounting import fair_share_bytes, free_for, leader, reach_bytes, session_free_bytes
-from .grants import take_unused
 from .limits import cap_bytes, first_grant_bytes, limits_for, tools_budget_bytes
+from .safety import can_all_finish
 from .state import CallPhase, CallState, PolicyState, SessionState
+from .taking import Taken, give_back, take_unused, tell_taken
 
 __all__ = ["begin", "end_overdue_queue", "queue_in_order", "serve_queue"]
 
@@ -74,31 +75,49 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
     tools = tools_budget_bytes(session, state.budget_bytes)
     call.cap_bytes = cap_bytes(call.intent, tools)
     want = first_grant_bytes(call, state.config)
-    grant = want
     if session.mode is Mode.ENFORCE:
         if call.intent.memory is None and leader(state) in (None, session):
             share_left = fair_share_bytes(state, session) - session.held_bytes
             want = max(want, min(share_left, reach_bytes(state, call)))
         declared = (call.intent.memory or 0) * state.config.partial_start_pct // 100
         least = min(want, max(state.config.min_grant_bytes, declared))
-        free = free_for(state, session)
+        free, taken = free_for(state, session), Taken()
         if free < want:
-            take_unused(state, call, want - free, out)
+            taken = take_unused(state, call, want - free)
             free = free_for(state, session)
-        if free < least:
+        fits = (g for g in (min(want, free), least) if least <= g <= free)
+        if not any(_runs_safely(state, call, grant, now_ns) for grant in fits):
+            give_back(state, taken)
             return False
-        grant = min(want, free)
-    call.phase = CallPhase.RUNNING
-    call.started_ns = now_ns
-    call.grant_bytes = grant
+        tell_taken(call, taken, out)
+    else:
+        _run(state, call, want, now_ns)
+    grant = call.grant_bytes
     call.limits = limits_for(call.intent, session, grant, call.cap_bytes, state.config)
-    state.note(call)
     figures = {"grant_bytes": grant, "cap_bytes": call.cap_bytes}
     if call.learned_bytes is not None:
         figures["learned_bytes"] = call.learned_bytes
     because = Because(Code.ADMITTED, "memory was free for it", figures)
     out.append(Place(call.session, call.name, call.limits, because))
     return True
+
+
+def _run(state: PolicyState, call: CallState, grant_bytes: int, now_ns: int) -> None:
+    call.phase = CallPhase.RUNNING
+    call.started_ns = now_ns
+    call.grant_bytes = grant_bytes
+    state.note(call)
+
+
+def _runs_safely(state: PolicyState, call: CallState, grant_bytes: int, now_ns: int) -> bool:
+    """Tries it: a call that begins with a part must not keep all from finishing."""
+    _run(state, call, grant_bytes, now_ns)
+    if can_all_finish(state):
+        return True
+    call.phase = CallPhase.QUEUED
+    call.grant_bytes = 0
+    state.note(call)
+    return False
 
 
 def _blocks(state: PolicyState, first: CallState, later: CallState) -> bool:

@@ -15,7 +15,6 @@ from ..types.outcomes import Reason
 from ..types.sessions import Mode
 from ..units import MIB, NS_PER_S
 from .accounting import (
-    barely_unused_bytes,
     fair_share_bytes,
     free_for,
     host_free_bytes,
@@ -24,9 +23,10 @@ from .accounting import (
     reach_bytes,
     session_free_bytes,
     slack_bytes,
-    unused_bytes,
 )
+from .safety import can_all_finish, has_what_it_declared, missing_bytes
 from .state import CallPhase, CallState, PolicyState
+from .taking import Taken, give_back, take_unused, tell_taken
 
 _LEAST_CRUMB_BYTES = MIB
 _AT_LINE_BYTES = MIB
@@ -41,7 +41,6 @@ __all__ = [
     "raise_if_near",
     "serve_blocked",
     "shrink_unused",
-    "take_unused",
 ]
 
 
@@ -63,7 +62,8 @@ def raise_if_near(
         return
     if _grant_more(state, call, Code.GROWING, out):
         return
-    if met_line or call.grant_bytes - call.current_bytes < _AT_LINE_BYTES:
+    at_line = call.grant_bytes - call.current_bytes < _AT_LINE_BYTES
+    if met_line or (at_line and not has_what_it_declared(call)):
         block(state, call, now_ns, out)
 
 
@@ -142,12 +142,14 @@ def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
 
 
 def _hand_out_crumbs(state: PolicyState, waiting: list[CallState], out: list[Action]) -> bool:
-    """Nobody moves: the first in order gets what is left, be it little, and what the others
-    do not use of their grants, before anybody has to die for it."""
-    taker = waiting[0]
+    """Nobody moves: who can finish with what is left gets it, else the first in order, be it
+    little; and what the others do not use of their grants; before anybody has to die for it."""
+    spare = sum(max(0, c.grant_bytes - c.current_bytes) for c in waiting)
+    free = host_free_bytes(state) + spare
+    known = (c for c in waiting if 0 < missing_bytes(state, c) <= free)
+    taker = next(known, waiting[0])
     session = state.sessions[taker.session]
-    spare = sum(max(0, c.grant_bytes - c.current_bytes) for c in waiting if c is not taker)
-    if min(host_free_bytes(state), session_free_bytes(state, session)) + spare < _LEAST_CRUMB_BYTES:
+    if min(free, session_free_bytes(state, session) + spare) < _LEAST_CRUMB_BYTES:
         return False
     for call in waiting:
         if call is not taker and call.grant_bytes > call.current_bytes:
@@ -202,16 +204,31 @@ def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Actio
     want = min(call.cap_bytes, max(call.current_bytes, call.grant_bytes) + step_bytes(state, call))
     least = min(least, want)
     extra = want - call.held_bytes
-    free = _free_within_rules(state, call, extra)
+    free, taken = _free_within_rules(state, call, extra), Taken()
     if free < extra:
-        take_unused(state, call, extra - free, out)
+        taken = take_unused(state, call, extra - free)
         free = _free_within_rules(state, call, extra)
-    grant = min(want, call.held_bytes + max(0, free))
-    if grant < least:
+    most = min(want, call.held_bytes + max(0, free))
+    fits = (grant for grant in (most, least) if least <= grant <= most)
+    if not any(_holds_safely(state, call, grant, taken) for grant in fits):
+        give_back(state, taken)
         return False
-    figures = {"grant_bytes": grant, "current_bytes": call.current_bytes}
-    _set_grant(state, call, grant, Because(code, "memory was free", figures), out)
+    tell_taken(call, taken, out)
+    figures = {"grant_bytes": call.grant_bytes, "current_bytes": call.current_bytes}
+    _set_grant(state, call, call.grant_bytes, Because(code, "memory was free", figures), out)
     return True
+
+
+def _holds_safely(state: PolicyState, call: CallState, grant_bytes: int, taken: Taken) -> bool:
+    """Tries it. Who gets all that it misses, or is unknown, can finish before all others."""
+    before_bytes = call.grant_bytes
+    call.grant_bytes = grant_bytes
+    state.note(call)
+    if not (taken or missing_bytes(state, call)) or can_all_finish(state):
+        return True
+    call.grant_bytes = before_bytes
+    state.note(call)
+    return False
 
 
 def _free_within_rules(state: PolicyState, call: CallState, extra: int) -> int:
@@ -224,50 +241,6 @@ def _free_within_rules(state: PolicyState, call: CallState, extra: int) -> int:
     if extra > share_left and not may_exceed_share(state, session):
         free = min(free, share_left)
     return free
-
-
-def take_unused(state: PolicyState, taker: CallState, need_bytes: int, out: list[Action]) -> None:
-    """Unused parts of other grants: what lies beyond the fair share of its session first, for
-    that is anybody's; then those of lower priorities; then half of what equals did not
-    declare (not all of it: who has just begun is about to use it)."""
-    session = state.sessions[taker.session]
-    tight_session = session_free_bytes(state, session) <= host_free_bytes(state)
-    others = [
-        c
-        for c in state.calls.values()
-        if c is not taker and c.runs and (not tight_session or c.session == taker.session)
-    ]
-    others.sort(key=lambda c: (-_rank(state, c), -c.grant_bytes, c.name))
-    for takeable_bytes in (_beyond_share_bytes, _of_lower_bytes, _of_equal_bytes):
-        for call in others:
-            take = min(need_bytes, takeable_bytes(state, call, taker))
-            if take <= 0:
-                continue
-            text = f"its unused part went to {taker.name}"
-            _set_grant(
-                state, call, call.grant_bytes - take, Because(Code.YIELD_TO_HIGHER, text), out
-            )
-            need_bytes -= take
-            if need_bytes <= 0:
-                return
-
-
-def _beyond_share_bytes(state: PolicyState, call: CallState, taker: CallState) -> int:
-    owner = state.sessions[call.session]
-    beyond = owner.held_bytes - fair_share_bytes(state, owner)
-    return min(unused_bytes(state, call, keep_declared=False), beyond)
-
-
-def _of_lower_bytes(state: PolicyState, call: CallState, taker: CallState) -> int:
-    if _rank(state, call) <= _rank(state, taker):
-        return 0
-    return barely_unused_bytes(call)
-
-
-def _of_equal_bytes(state: PolicyState, call: CallState, taker: CallState) -> int:
-    if _rank(state, call) != _rank(state, taker):
-        return 0
-    return unused_bytes(state, call, keep_declared=True) // 2
 
 
 def _set_grant(

@@ -93,7 +93,7 @@ def fingerprint(command: str | None) -> str | None:
             break
         words = inner
     name = " ".join([program, *_what(program, words[1:])])
-    return name[:_MAX_CHARS]
+    return name[:_MAX_CHARS].strip() or None
 
 
 def _words(command: str) -> list[str]:

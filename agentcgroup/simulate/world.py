@@ -39,13 +39,16 @@ class CallResult:
 @dataclass(slots=True)
 class Result:
     """`end_ns` of a session is when its last call ended; in `overrun_ns` calls and agents
-    together held more than the budget, which a kernel would have answered with a kill."""
+    together held more than the budget, which a kernel would have answered with a kill.
+    `most_overshoot_bytes`: the most that a call held beyond its line, because it grew while
+    the line was lowered."""
 
     calls: dict[str, CallResult]
     end_ns: dict[str, int]
     actions: dict[str, int]
     most_held_bytes: int
     overrun_ns: int = 0
+    most_overshoot_bytes: int = 0
 
     @property
     def makespan_ns(self) -> int:
@@ -174,6 +177,8 @@ class World:
         if process is None:
             return
         process.advance(self._now_ns, self._step_ns, self._grow_bytes)
+        beyond = process.held_bytes - process.line_bytes
+        self._result.most_overshoot_bytes = max(self._result.most_overshoot_bytes, beyond)
         if process.done:
             call.result.survived = True
             self._end(call)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,12 +44,12 @@ events = st.lists(
 class Host:
     """The smallest model of the kernel: usage never passes the grant that policy gave."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: Sequence[str] = SESSIONS) -> None:
         self.state = new_state(BUDGET)
         self.now_ns = 0
         self.begun = 0
         self.actions: list[act.Action] = []
-        for name in SESSIONS:
+        for name in order:
             self.feed(i.SessionBegin(0, name, PRIORITIES[name], None, 20 * MIB))
 
     def feed(self, what: i.Input) -> None:

@@ -39,6 +39,9 @@ class Story:
     def sample(self, call: str, current: int) -> list[act.Action]:
         return self.feed(i.CallSample(self.now_ns, call, current))
 
+    def meet_line(self, call: str, current: int) -> list[act.Action]:
+        return self.feed(i.MemoryHigh(self.now_ns, call, current))
+
     def end(self, call: str) -> list[act.Action]:
         return self.feed(i.CallEnd(self.now_ns, call))
 

@@ -137,7 +137,7 @@ def test_throttle_is_bounded_then_frozen_then_thawed_with_a_grant() -> None:
     story.begin("high", "h", memory="370M")
     story.sample("h", 350 * MIB)
     story.begin("low", "l", memory="128M")
-    story.sample("l", 128 * MIB)
+    story.meet_line("l", 128 * MIB)
     assert not of(act.Freeze, story.later(100 * MS))
     assert of(act.Freeze, story.later(200 * MS))[0].call == "l"
     actions = story.end("h")
@@ -152,7 +152,7 @@ def test_on_exceed_wait_freezes_at_once_and_is_killed_after_its_wait() -> None:
     story.begin("b", "big", memory="350M")
     story.sample("big", 300 * MIB)
     story.begin("a", "c1", memory="150M", on_exceed="wait", max_wait_s=5)
-    assert of(act.Freeze, story.sample("c1", 150 * MIB))
+    assert of(act.Freeze, story.meet_line("c1", 150 * MIB))
     assert not of(act.Kill, story.later(4 * S))
     (killed,) = of(act.Kill, story.later(2 * S))
     assert (killed.call, killed.reason) == ("c1", "killed_by_policy")
@@ -271,7 +271,7 @@ def test_an_observed_victim_does_not_stand_for_a_real_one() -> None:
         story.begin(session, call, memory=128 * MIB, max_wait_s=100)
     for current in (100, 128):
         for call in "abc":
-            story.sample(call, current * MIB)
+            story.meet_line(call, current * MIB)
     for _ in range(30):
         story.later(100 * MS)
     killed = [a.call for a in story.log if isinstance(a, act.Kill)]

@@ -120,9 +120,9 @@ def test_when_all_wait_what_is_left_goes_to_the_first_before_anybody_dies() -> N
     story = Story(160 * MIB)
     story.session("high", Priority.HIGH)
     story.session("low", Priority.LOW)
-    story.begin("low", "l", memory="120M")
+    story.begin("low", "l")
     story.sample("l", 40 * MIB)
-    story.begin("high", "h", memory="120M")
+    story.begin("high", "h")
     high, low = story.state.calls["h"], story.state.calls["l"]
     for _ in range(20):
         story.now_ns += 20 * MS
