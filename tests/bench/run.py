@@ -30,6 +30,7 @@ BENCHMARKS = (
     Benchmark("toolcall", "tests/bench/toolcall.py", 1),
     Benchmark("reaction", "tests/bench/reaction.py", 1),
     Benchmark("overhead", "tests/bench/overhead.py", 1),
+    Benchmark("takeback", "tests/bench/takeback.py", 1),
 )
 
 
