@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +25,25 @@ CGROUPFS = Path("/sys/fs/cgroup")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    heed_signals()
     if not INSIDE:
         return
     if os.geteuid() != 0:
         raise pytest.UsageError("AGENTCGROUP_GUEST=1, but this is not root")
     if not (CGROUPFS / "cgroup.controllers").exists():
         raise pytest.UsageError(f"AGENTCGROUP_GUEST=1, but {CGROUPFS} is not cgroup v2")
+
+
+def heed_signals() -> None:
+    """Under nohup, or in the background of a script, every child ignores these, and a shell
+    can't trap what it ignored from the start: a test of it would wait for ever."""
+    for number, heeded in (
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, heeded)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

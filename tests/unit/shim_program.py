@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,7 +53,6 @@ def spawn(program: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Po
             **(env or {}),
         }
         more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more}
-        more.setdefault("preexec_fn", _heed_hangups)
         process = subprocess.Popen([program, *arguments], env=environment, **more)
         started.append(process)
         return process
@@ -64,11 +62,6 @@ def spawn(program: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Po
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def _heed_hangups() -> None:
-    """Under nohup every child ignores them, and a shell can't trap what it ignored at first."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
