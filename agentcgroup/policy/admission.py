@@ -9,7 +9,7 @@ from ..types.sessions import Mode
 from ..units import NS_PER_S, format_bytes
 from .accounting import fair_share_bytes, free_for, leader, reach_bytes, session_free_bytes
 from .limits import cap_bytes, first_grant_bytes, limits_for, tools_budget_bytes
-from .safety import can_all_finish
+from .safety import is_safe_with
 from .state import CallPhase, CallState, PolicyState, SessionState
 from .taking import Taken, give_back, take_unused, tell_taken
 
@@ -86,7 +86,7 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
             taken = take_unused(state, call, want - free)
             free = free_for(state, session)
         fits = (g for g in (min(want, free), least) if least <= g <= free)
-        if not any(_runs_safely(state, call, grant, now_ns) for grant in fits):
+        if not any(_runs_safely(state, call, grant, now_ns, took=bool(taken)) for grant in fits):
             give_back(state, taken)
             return False
         tell_taken(call, taken, out)
@@ -109,10 +109,11 @@ def _run(state: PolicyState, call: CallState, grant_bytes: int, now_ns: int) -> 
     state.note(call)
 
 
-def _runs_safely(state: PolicyState, call: CallState, grant_bytes: int, now_ns: int) -> bool:
-    """Tries it: a call that begins with a part must not keep all from finishing."""
+def _runs_safely(
+    state: PolicyState, call: CallState, grant_bytes: int, now_ns: int, *, took: bool
+) -> bool:
     _run(state, call, grant_bytes, now_ns)
-    if can_all_finish(state):
+    if is_safe_with(state, call, took=took):
         return True
     call.phase = CallPhase.QUEUED
     call.grant_bytes = 0

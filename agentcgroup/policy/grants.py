@@ -24,7 +24,7 @@ from .accounting import (
     session_free_bytes,
     slack_bytes,
 )
-from .safety import can_all_finish, has_what_it_declared, missing_bytes
+from .safety import has_what_it_declared, is_safe_with, missing_bytes
 from .state import CallPhase, CallState, PolicyState
 from .taking import Taken, give_back, take_unused, tell_taken
 
@@ -210,7 +210,7 @@ def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Actio
         free = _free_within_rules(state, call, extra)
     most = min(want, call.held_bytes + max(0, free))
     fits = (grant for grant in (most, least) if least <= grant <= most)
-    if not any(_holds_safely(state, call, grant, taken) for grant in fits):
+    if not any(_holds_safely(state, call, grant, took=bool(taken)) for grant in fits):
         give_back(state, taken)
         return False
     tell_taken(call, taken, out)
@@ -219,12 +219,11 @@ def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Actio
     return True
 
 
-def _holds_safely(state: PolicyState, call: CallState, grant_bytes: int, taken: Taken) -> bool:
-    """Tries it. Who gets all that it misses, or is unknown, can finish before all others."""
+def _holds_safely(state: PolicyState, call: CallState, grant_bytes: int, *, took: bool) -> bool:
     before_bytes = call.grant_bytes
     call.grant_bytes = grant_bytes
     state.note(call)
-    if not (taken or missing_bytes(state, call)) or can_all_finish(state):
+    if is_safe_with(state, call, took=took):
         return True
     call.grant_bytes = before_bytes
     state.note(call)

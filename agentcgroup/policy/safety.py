@@ -13,7 +13,7 @@ from ..types.sessions import Mode
 from .accounting import host_free_bytes, session_free_bytes
 from .state import CallState, PolicyState
 
-__all__ = ["can_all_finish", "has_what_it_declared", "missing_bytes"]
+__all__ = ["can_all_finish", "has_what_it_declared", "is_safe_with", "missing_bytes"]
 
 
 def missing_bytes(state: PolicyState, call: CallState) -> int:
@@ -29,6 +29,12 @@ def missing_bytes(state: PolicyState, call: CallState) -> int:
 def has_what_it_declared(call: CallState) -> bool:
     declared = call.intent.memory
     return declared is not None and call.peak_bytes <= declared <= call.grant_bytes
+
+
+def is_safe_with(state: PolicyState, call: CallState, *, took: bool) -> bool:
+    """With what `call` has just been given for a try, and `took` from others or not. Who gets
+    all that it declared, or declared nothing, can finish before all others."""
+    return not (took or missing_bytes(state, call)) or can_all_finish(state)
 
 
 def can_all_finish(state: PolicyState) -> bool:
