@@ -101,12 +101,13 @@ union acg_record {
 
 /* What is remembered of a process at its exec, for the day it falls victim to the OOM killer. */
 struct acg_command {
+	__u64 start_ns;
 	__u32 argv_len;
 	__u32 argv_cut;
 	char comm[ACG_COMM_LEN];
 	char argv[ACG_ARGV_LEN];
 };
-_Static_assert(sizeof(struct acg_command) == 216, "acg_command layout");
+_Static_assert(sizeof(struct acg_command) == 224, "acg_command layout");
 
 /*
  * A call's line for the memory hooks, written by user space under the call's cgroup id.

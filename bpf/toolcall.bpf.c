@@ -10,6 +10,10 @@
 #define COMMANDS_REMEMBERED 16384
 #define ANCESTORS_ASKED 4
 
+/*
+ * Of dead processes too, until their place is needed: the OOM killer kills its victim before it
+ * marks it, so a victim may have exited when it is reported.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, COMMANDS_REMEMBERED);
@@ -98,6 +102,7 @@ int BPF_PROG(acg_on_exec, struct task_struct *task, pid_t old_pid, struct linux_
 	command = &work->command;
 
 	pid = BPF_CORE_READ(task, tgid);
+	command->start_ns = BPF_CORE_READ(task, group_leader, start_time);
 	bpf_probe_read_kernel(command->comm, sizeof(command->comm), task->comm);
 	read_argv(command, task);
 	bpf_map_update_elem(&acg_commands, &pid, command, BPF_ANY);
@@ -148,7 +153,6 @@ int BPF_PROG(acg_on_exit, struct task_struct *task)
 	else
 		exit.wait_status = BPF_CORE_READ(task, group_leader, exit_code);
 	acg_send(&exit, sizeof(exit), ACG_EXIT);
-	bpf_map_delete_elem(&acg_commands, &pid);
 	return 0;
 }
 
@@ -194,7 +198,8 @@ static __always_inline struct acg_command *lookup_command(struct task_struct *le
 		u32 pid = BPF_CORE_READ(leader, tgid);
 		struct acg_command *command = bpf_map_lookup_elem(&acg_commands, &pid);
 
-		if (command)
+		/* not that of a process which had this number before */
+		if (command && command->start_ns == BPF_CORE_READ(leader, start_time))
 			return i == 0 || same_comm(command->comm, comm) ? command : NULL;
 		leader = BPF_CORE_READ(leader, real_parent);
 	}
