@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few C library calls that Python's os module lacks: fstatfs and inotify."""
+"""The few C library calls that Python's os module lacks: fstatfs, inotify, mlockall."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = [
     "inotify_add_watch",
     "inotify_init1",
     "inotify_rm_watch",
+    "lock_memory",
 ]
 
 # linux/magic.h
@@ -33,6 +34,11 @@ IN_Q_OVERFLOW: Final = 0x4000
 IN_IGNORED: Final = 0x8000
 IN_NONBLOCK: Final = os.O_NONBLOCK
 IN_CLOEXEC: Final = os.O_CLOEXEC
+
+# sys/mman.h
+_MCL_CURRENT: Final = 1
+_MCL_FUTURE: Final = 2
+_MCL_ONFAULT: Final = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # struct statfs begins with a long f_type and is 120 bytes on 64-bit.
@@ -55,6 +61,12 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
 
 def inotify_rm_watch(fd: int, wd: int) -> None:
     _checked(_libc.inotify_rm_watch(fd, wd))
+
+
+def lock_memory() -> None:
+    """What this process has touched of its memory stays in RAM, code too; what it never
+    touches costs nothing (mlockall(2), MCL_ONFAULT). Raises OSError."""
+    _checked(_libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT))
 
 
 def _checked(result: int) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..cgroupfs import tree
 from ..cgroupfs.handle import Cgroup
+from ..cgroupfs.libc import lock_memory
 from ..clock import MonotonicClock
 from ..errors import ConfigError, NotPermittedError
 from ..log import get_logger, setup_logging
@@ -202,6 +203,7 @@ class Daemon:
 def run(config: Config, config_path: str | None = None) -> None:
     """Run until SIGTERM or SIGINT."""
     setup_logging(config.daemon.log_level)
+    _stay_in_memory()
 
     async def main() -> None:
         daemon = Daemon(config)
@@ -213,6 +215,18 @@ def run(config: Config, config_path: str | None = None) -> None:
             await daemon.stop()
 
     asyncio.run(main())
+
+
+def _stay_in_memory() -> None:
+    """When the host is short of memory the kernel drops code first, and a daemon that waits
+    for a busy disk to get its own code back reacts to nothing."""
+    try:
+        lock_memory()
+    except OSError as error:
+        _log.warning(
+            "the daemon's memory is not locked, it may answer late under pressure: %s",
+            error.strerror,
+        )
 
 
 def _policy(config: Config) -> PolicyConfig:

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does taking memory back hold up the daemon? Lowering a line or asking for page cache reclaims
-inside write(), for as long as that takes; it runs on a worker, beside the event loop.
+"""Grants that move: what taking memory back costs the event loop, and how soon a call that
+sleeps at its line goes on when the line is raised.
 
-Runs inside a guest (or a host like it). A call of low priority fills its grant with page cache
-and one of high priority needs it, again and again, while a client asks the daemon for its
-version every few milliseconds; then the same questions with nobody taking anything.
+Runs inside a guest (or a host like it) and prints one JSON object.
 
-    python takeback.py [--rounds 10]
+    taking_back   A call of low priority fills its grant with page cache, one of high priority
+                  needs that memory, again and again, while a client asks the daemon for its
+                  version. `tight`: the memory has to be taken back, which reclaims inside
+                  write(). `roomy`: the same calls where there is room for both. The daemon's
+                  loop and the client run before everybody else (SCHED_FIFO): what is measured
+                  is whether the loop was held up, not whether the CPU was somebody's.
+    waking        A process sleeps because it met its line (memory.high). How long from the
+                  write of a higher line to its next page: with the daemon's way (`woken`) and
+                  with the write alone (`raised`), interleaved.
 
-Prints one JSON object: how long the answers took (ms), what was taken back, and ratios.
+    python takeback.py [--rounds 10] [--wakes 20]
 """
 
 from __future__ import annotations
@@ -16,101 +22,147 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "guest"))
+sys.path[:0] = [str(HERE), str(HERE.parent / "guest")]
 
 from harness import CGROUPFS, PrivateDaemon, read_value  # noqa: E402
+from reaction import bare_root  # noqa: E402
 
+from agentcgroup.cgroupfs.handle import Cgroup  # noqa: E402
 from agentcgroup.client.client import Client  # noqa: E402
+from agentcgroup.enforce import files as enforce  # noqa: E402
+from agentcgroup.replay.process import start_in  # noqa: E402
 from agentcgroup.types.intents import Intent  # noqa: E402
 
 MIB = 1 << 20
-BUDGET_BYTES = 400 * MIB
+BUDGETS_BYTES = {"tight": 400 * MIB, "roomy": 900 * MIB}
 FILE_MIB = 300
 HIGH_MIB = 250
-ASK_EVERY_S = 0.005
+# An answer costs CPU that the calls need: not so often that they starve.
+ASK_EVERY_S = 0.05
+FIFO_PRIORITY = 10
+QUANTILES = ("p50_ms", "p99_ms", "max_ms")
 
 GROW = "import sys; held = bytearray(int(sys.argv[1]) << 20)"
 # Files in a tmpfs are no page cache.
 ON_DISK = "/var/tmp"
 
+LINE_BYTES = 24 * MIB
+RAISE_BYTES = 16 * MIB
+ASLEEP_S = 0.2
+PATIENCE_S = 30.0
+# Touches pages for ever and tells when, every 64 KiB.
+TOUCH = """
+import mmap, os, time
+held = mmap.mmap(-1, 1 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for page in range(0, 1 << 30, 4096):
+    held[page] = 1
+    if page % 65536 == 0:
+        os.write(1, b"%d\\n" % time.monotonic_ns())
+"""
 
-class Asker(threading.Thread):
-    """Asks for the version until told to stop; `took_ms` are its round trips."""
+
+# In a process of its own: no lock of the benchmark's holds it up.
+ASK = """
+import json, select, sys, time
+from agentcgroup.client.client import Client
+client, took_ms = Client(sys.argv[1], require=True), []
+client.version()  # the first one connects
+print("asking", flush=True)
+while not select.select([sys.stdin], [], [], float(sys.argv[2]))[0]:
+    begin = time.perf_counter()
+    client.version()
+    took_ms.append((time.perf_counter() - begin) * 1e3)
+print(json.dumps(took_ms))
+"""
+
+
+class Asker:
+    """Asks for the version until told to stop."""
 
     def __init__(self, daemon: PrivateDaemon) -> None:
-        super().__init__(daemon=True)
-        self._client = Client(str(daemon.socket), require=True)
-        self._over = threading.Event()
-        self.took_ms: list[float] = []
-
-    def run(self) -> None:
-        while not self._over.wait(ASK_EVERY_S):
-            begin = time.perf_counter()
-            self._client.version()
-            self.took_ms.append((time.perf_counter() - begin) * 1e3)
+        argv = [sys.executable, "-c", ASK, str(daemon.socket), str(ASK_EVERY_S)]
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        before_everybody(self._process.pid)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "asking\n"
 
     def stop(self) -> list[float]:
-        self._over.set()
-        self.join()
-        return self.took_ms
+        """Round trips, in ms."""
+        told, _ = self._process.communicate("")
+        return [float(value) for value in json.loads(told)]
 
 
 def main() -> None:
     options = arguments()
-    taken_bytes: list[int] = []
-    taking: list[float] = []
-    quiet: list[float] = []
+    found = {"taking_back": taking_back(options.rounds), "waking": waking(options.wakes)}
+    print(json.dumps(found, indent=1))
+
+
+# --- taking back
+
+
+def taking_back(rounds: int) -> dict[str, Any]:
+    took_ms: dict[str, list[float]] = {row: [] for row in BUDGETS_BYTES}
+    lost_mib: dict[str, list[float]] = {row: [] for row in BUDGETS_BYTES}
+    draw = random.Random(0)
+    Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1")
     with tempfile.NamedTemporaryFile(dir=ON_DISK) as file:
         subprocess.run(["head", "-c", f"{FILE_MIB}M", "/dev/zero"], stdout=file, check=True)
         os.fsync(file.fileno())
-        with PrivateDaemon(session={"memory_reserve": "1M"}) as daemon:
-            daemon.root.mkdir()
-            (daemon.root / "memory.max").write_text(str(BUDGET_BYTES))
-            daemon.start()
-            daemon.client.create_session("high", priority="high")
-            daemon.client.create_session("low", priority="low")
-            for _ in range(options.rounds):
-                quiet += asked(daemon, lambda: time.sleep(1))
-                taking += asked(
-                    daemon, lambda: taken_bytes.append(take_back(daemon, Path(file.name)))
-                )
-    rows = {"quiet": quantiles(quiet), "taking": quantiles(taking)}
-    print(
-        json.dumps(
-            {
-                "rounds": options.rounds,
-                "taken_back_mib": [size / MIB for size in taken_bytes],
-                "answers": rows,
-                "taking_over_quiet": {
-                    figure: rows["taking"][figure] / rows["quiet"][figure]
-                    for figure in ("p50_ms", "p99_ms", "max_ms")
-                },
-            },
-            indent=1,
-        )
+        for number in range(rounds + 1):
+            for row in draw.sample(sorted(BUDGETS_BYTES), len(BUDGETS_BYTES)):
+                with PrivateDaemon(session={"memory_reserve": "1M"}) as daemon:
+                    start(daemon, BUDGETS_BYTES[row])
+                    asker = Asker(daemon)
+                    lost_bytes = two_calls(daemon, Path(file.name))
+                    answered_ms = asker.stop()
+                if number:  # the first round reads everybody's code from the disk
+                    lost_mib[row].append(lost_bytes / MIB)
+                    took_ms[row] += answered_ms
+    rows = {row: answers(values) for row, values in took_ms.items()}
+    return {
+        "rounds": rounds,
+        "lost_mib": lost_mib,
+        "answers": rows,
+        "tight_over_roomy": {q: rows["tight"][q] / rows["roomy"][q] for q in QUANTILES},
+        "tight_minus_roomy": {q: rows["tight"][q] - rows["roomy"][q] for q in QUANTILES},
+    }
+
+
+def start(daemon: PrivateDaemon, budget_bytes: int) -> None:
+    daemon.root.mkdir()
+    (daemon.root / "memory.max").write_text(str(budget_bytes))
+    daemon.start()
+    assert daemon.process is not None
+    before_everybody(daemon.process.pid)
+    daemon.client.create_session("high", priority="high")
+    daemon.client.create_session("low", priority="low")
+
+
+def before_everybody(thread_id: int) -> None:
+    """That thread alone: workers of the daemon compete as they always do."""
+    os.sched_setscheduler(
+        thread_id, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(FIFO_PRIORITY)
     )
 
 
-def asked(daemon: PrivateDaemon, meanwhile: Any) -> list[float]:
-    asker = Asker(daemon)
-    asker.start()
-    meanwhile()
-    return asker.stop()
-
-
-def take_back(daemon: PrivateDaemon, file: Path) -> int:
-    """Bytes of page cache that the call of low priority lost to the other."""
-    Path("/proc/sys/vm/drop_caches").write_text("3")
+def two_calls(daemon: PrivateDaemon, file: Path) -> int:
+    """Bytes of page cache that the call of low priority lost meanwhile."""
+    with file.open("rb") as cached:
+        os.posix_fadvise(cached.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     client = Client(str(daemon.socket), require=True)
     with client.tool_call(Intent(memory=FILE_MIB * MIB), session="low") as low:
         reader = low.popen(["sh", "-c", f"cat {file} > /dev/null; exec sleep 1000"])
@@ -128,8 +180,8 @@ def take_back(daemon: PrivateDaemon, file: Path) -> int:
     return at_most - left
 
 
-def quantiles(values: list[float]) -> dict[str, float]:
-    ordered = sorted(values)
+def answers(took_ms: list[float]) -> dict[str, float]:
+    ordered = sorted(took_ms)
     return {
         "count": len(ordered),
         "p50_ms": statistics.median(ordered),
@@ -138,9 +190,71 @@ def quantiles(values: list[float]) -> dict[str, float]:
     }
 
 
+# --- waking
+
+
+def waking(wakes: int) -> dict[str, Any]:
+    took_ms: dict[str, list[float]] = {"woken": [], "raised": []}
+    draw = random.Random(0)
+    with bare_root() as root:
+        for _ in range(wakes):
+            for row in draw.sample(sorted(took_ms), len(took_ms)):
+                took_ms[row].append(first_progress_ms(root, wake=row == "woken"))
+    rows = {row: spread(values) for row, values in took_ms.items()}
+    return {
+        "wakes": wakes,
+        "first_progress": rows,
+        "raised_over_woken": {
+            q: rows["raised"][q] / rows["woken"][q] for q in ("p50_ms", "max_ms")
+        },
+    }
+
+
+def first_progress_ms(root: Path, *, wake: bool) -> float:
+    """From before the write of a higher line to the next page that the sleeper touched."""
+    leaf = root / "leaf"
+    leaf.mkdir()
+    cgroup = Cgroup.open(str(leaf))
+    enforce.set_grant(cgroup, LINE_BYTES)
+    argv = [sys.executable, "-I", "-S", "-c", TOUCH]
+    sleeper = start_in(cgroup.move, argv, stdout=subprocess.PIPE)
+    try:
+        assert sleeper.stdout is not None
+        pages = sleeper.stdout.fileno()
+        while told(pages, ASLEEP_S):
+            pass
+        raised_ns = time.monotonic_ns()
+        enforce.set_grant(cgroup, LINE_BYTES + RAISE_BYTES)
+        if wake:
+            enforce.wake(cgroup)
+        line = told(pages, PATIENCE_S).split(b"\n")[0]
+        return (int(line) - raised_ns) / 1e6
+    finally:
+        cgroup.kill()
+        sleeper.communicate()
+        cgroup.close()
+        leaf.rmdir()
+
+
+def told(pages: int, within_s: float) -> bytes:
+    """What it wrote; empty when it wrote nothing `within_s`."""
+    return os.read(pages, 65536) if select.select([pages], [], [], within_s)[0] else b""
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {
+        "count": len(ordered),
+        "p50_ms": statistics.median(ordered),
+        "p95_ms": ordered[int(0.95 * len(ordered))],
+        "max_ms": ordered[-1],
+    }
+
+
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Taking memory back beside the event loop.")
+    parser = argparse.ArgumentParser(description="What it costs to move grants.")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--wakes", type=int, default=20)
     return parser.parse_args()
 
 

@@ -32,7 +32,7 @@ from agentcgroup.daemon.guardian import find_program
 
 __all__ = [
     "CGROUPFS", "PATIENCE_S", "PrivateDaemon", "Shim", "alive", "enter_cgroup", "lasting_state",
-    "leaf_state", "read_value", "until",
+    "leaf_state", "locked_share", "read_value", "until",
 ]  # fmt: skip
 
 CGROUPFS = Path("/sys/fs/cgroup")
@@ -298,6 +298,16 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def locked_share(pid: int) -> float:
+    """Of what it has in memory, the share that stays there (mlockall)."""
+    sizes_kib = {"Pss": 0, "Locked": 0}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in sizes_kib:
+            sizes_kib[name] = int(rest.split()[0])
+    return sizes_kib["Locked"] / sizes_kib["Pss"]
 
 
 def enter_cgroup(cgroup: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PrivateDaemon, Shim, until
+from harness import PrivateDaemon, Shim, locked_share, until
 
 import agentcgroup
 
@@ -75,6 +75,14 @@ def test_without_the_bpf_objects_it_says_so_once_and_works(small: PrivateDaemon)
     assert all_completed(started(small)), small.log_text()
     told = [line for line in small.log_text().splitlines() if "is not installed" in line]
     assert len(told) == 1, told
+
+
+def test_the_daemon_cannot_be_paged_out(small: PrivateDaemon) -> None:
+    """Under pressure the kernel drops code that it can read again; not the daemon's."""
+    small.start()
+    assert small.process is not None
+    assert locked_share(small.process.pid) > 0.9
+    assert "not locked" not in small.log_text()
 
 
 def test_a_leaf_that_is_taken_away_costs_its_call_alone(small: PrivateDaemon) -> None:

@@ -13,7 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import CGROUPFS, PATIENCE_S, Shim, alive, lasting_state, leaf_state, read_value, until
+from harness import (
+    CGROUPFS,
+    PATIENCE_S,
+    Shim,
+    alive,
+    lasting_state,
+    leaf_state,
+    locked_share,
+    read_value,
+    until,
+)
 
 from agentcgroup.client.client import Client
 from agentcgroup.daemon.systemd import SCOPE
@@ -131,6 +141,7 @@ def test_where_everything_lives(units: Installed, kernel_role: str) -> None:
     assert read_value(CGROUPFS / "agentcgroup.slice", "memory.min") == str(72 << 20)
     guardian = main_pid("agentcgroup-guardian")
     assert Path(f"/proc/{guardian}/oom_score_adj").read_text().strip() == "-1000"
+    assert locked_share(main_pid("agentcgroupd")) > 0.9, "hardening must not cost it its memory"
     with units.client() as client:
         status = client.status()
     assert status["root"] == str(ROOT)
