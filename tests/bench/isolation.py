@@ -5,13 +5,16 @@ memory. Survival, kills and waits, the high one's allocation latency, the makesp
 Runs inside a guest with the authors' traces shared into it. Every round plays each row once,
 shuffled, in one boot:
 
-    none, static, agentcgroup   at the total under test
+    none, static                at the total under test
+    files, events, memcg_ops    agentcgroup at the same total, with this layer and those before it
     alone                       each session by itself
     floor                       no daemon, no memory limit that could bind, and the CPU weights
                                 that the daemon gives: what sharing the CPU alone costs
 
+`memcg_ops` loads the optional module, and is only a row when it is asked for.
+
     python isolation.py TRACES [--total 1100M] [--speed 10] [--intent none] [--rounds 10]
-                        [--policies …] [--out FILE]
+                        [--rows …] [--out FILE]
 
 Prints one JSON object; --out keeps every run as it was measured.
 """
@@ -23,14 +26,16 @@ import dataclasses
 import json
 import random
 import statistics
+import subprocess
 from pathlib import Path
 from typing import Any
 
 from agentcgroup.daemon.layout import SESSION_CPU_WEIGHT
 from agentcgroup.replay.driver import run_policy
-from agentcgroup.replay.jobs import SessionJob, load_jobs
+from agentcgroup.replay.jobs import SessionJob, make_jobs
 from agentcgroup.replay.options import DeclaredIntent, Policy, ReplayOptions
 from agentcgroup.replay.results import RunResult
+from agentcgroup.trace.load import load_session_trace
 from agentcgroup.types.intents import Priority
 from agentcgroup.units import parse_size_bytes
 
@@ -38,39 +43,49 @@ HIGH = "all_images_haiku/dask__dask-11628"
 LOW = "all_images_haiku/sigmavirus24__github3.py-673"
 PRIORITIES = (Priority.HIGH, Priority.LOW, Priority.LOW)
 FLOOR = "floor"
-ROWS = ("none", "static", "agentcgroup", "alone", FLOOR)
+LAYER_SETS = {
+    "files": "files",
+    "events": "files,events",
+    "memcg_ops": "files,events,memcg_ops",
+}
+DEFAULT_ROWS = ("none", "static", "files", "events", "alone", FLOOR)
+ROWS = (*DEFAULT_ROWS, "memcg_ops")
+MODULE = "/opt/agentcgroup/kmod/agentcgroup_memcg.ko"
 RESAMPLES = 2000
 
 
 def main() -> None:
     asked = arguments()
     total_bytes = parse_size_bytes(asked.total)
-    options = options_for(asked, total_bytes)
-    paths = [asked.traces / HIGH, asked.traces / LOW, asked.traces / LOW]
-    jobs = load_jobs(paths, PRIORITIES, options)
-    rows = [row for row in ROWS if row in asked.rows.split(",")]
+    traces = [load_session_trace(asked.traces / name) for name in (HIGH, LOW, LOW)]
+    rows = asked.rows
+    if "memcg_ops" in rows:
+        subprocess.run(["insmod", MODULE], check=True)
     draw = random.Random(asked.seed)
     measured: dict[str, list[RunResult]] = {row: [] for row in rows}
     for number in range(1, asked.rounds + 1):
+        # What `noisy` sessions declare is drawn anew.
+        options = options_for(asked, total_bytes, asked.seed + number)
+        jobs = make_jobs(traces, PRIORITIES, options)
         for row in draw.sample(rows, len(rows)):
             measured[row].append(play(row, jobs, options, number))
         keep(asked.out, measured)
     print(json.dumps(summary(asked, measured), indent=1))
 
 
-def options_for(asked: argparse.Namespace, total_bytes: int) -> ReplayOptions:
+def options_for(asked: argparse.Namespace, total_bytes: int, seed: int) -> ReplayOptions:
     return ReplayOptions(
         total_memory_bytes=total_bytes,
         speed=asked.speed,
         intent=DeclaredIntent(asked.intent),
-        layers=asked.layers,
-        seed=asked.seed,
+        seed=seed,
     )
 
 
-def play(
-    row: str, jobs: list[SessionJob], options: ReplayOptions, number: int
-) -> RunResult:  # fmt: skip
+def play(row: str, jobs: list[SessionJob], options: ReplayOptions, number: int) -> RunResult:
+    if row in LAYER_SETS:
+        layered = dataclasses.replace(options, layers=LAYER_SETS[row])
+        return run_policy(Policy.AGENTCGROUP, jobs, layered, run=number)
     if row != FLOOR:
         return run_policy(Policy(row), jobs, options, run=number)
     room = dataclasses.replace(
@@ -85,11 +100,15 @@ def summary(asked: argparse.Namespace, measured: dict[str, list[RunResult]]) -> 
     rows = {row: row_summary(runs) for row, runs in measured.items() if runs}
     return {
         "total": asked.total, "speed": asked.speed, "intent": asked.intent,
-        "layers": asked.layers, "rounds": asked.rounds, "rows": rows,
-        "agentcgroup_over": {
-            base: against(measured["agentcgroup"], measured[base])
-            for base in ("alone", FLOOR)
-            if measured.get(base) and measured.get("agentcgroup")
+        "rounds": asked.rounds, "rows": rows,
+        "over": {
+            row: {
+                base: against(measured[row], measured[base])
+                for base in ("alone", FLOOR)
+                if base in measured
+            }
+            for row in LAYER_SETS
+            if row in measured
         },
     }  # fmt: skip
 
@@ -161,15 +180,21 @@ def keep(path: Path | None, measured: dict[str, list[RunResult]]) -> None:
         path.write_text(json.dumps(raw), encoding="utf-8")
 
 
+def rows_of(text: str) -> list[str]:
+    found = text.split(",")
+    if unknown := set(found) - set(ROWS):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(ROWS)}")
+    return found
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The paper's isolation scenarios.")
     parser.add_argument("traces", type=Path)
     parser.add_argument("--total", default="1100M")
     parser.add_argument("--speed", type=float, default=10.0)
     parser.add_argument("--intent", default="none", choices=["none", "noisy", "peak"])
-    parser.add_argument("--layers", default="auto")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", type=rows_of, default=list(DEFAULT_ROWS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
