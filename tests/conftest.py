@@ -5,7 +5,8 @@ guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip the
 be a hole that looks like a pass, so it is turned into a failure. agents: only on a kernel
 that tells who calls (test_identity_fallback has the others). systemd: only where it is
 PID 1 (a guest booted with --systemd). data: only with AGENTCGROUP_DATA. bcc: only where
-BCC can be imported. long, campaign, soak: only when asked for with -m.
+BCC can be imported and the kernel's headers are. long, campaign, soak: only when asked for
+with -m.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out.add("systemd")
     if not os.environ.get("AGENTCGROUP_DATA"):
         left_out.add("data")
-    if importlib.util.find_spec("bcc") is None:
+    headers = Path("/lib/modules") / os.uname().release / "build"
+    if importlib.util.find_spec("bcc") is None or not headers.is_dir():
         left_out.add("bcc")
     out = [item for item in items if left_out & {mark.name for mark in item.iter_markers()}]
     if out:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -28,6 +29,16 @@ def test_sched_ext_is_there_exactly_where_the_role_has_it(kernel_role: str) -> N
 def test_lts_is_the_oldest_supported_host(kernel_role: str) -> None:
     is_oldest = platform.release().startswith("6.1.") and sys.version_info[:2] == (3, 11)
     assert is_oldest == (kernel_role == "lts")
+
+
+def test_bcc_and_headers_are_there_where_the_role_has_them(kernel_role: str) -> None:
+    """Else the tests that need them would be left out, and nobody would notice."""
+    headers = Path("/lib/modules") / platform.release()
+    found = [(headers / name / "include").is_dir() for name in ("build", "source")]
+    if kernel_role in ("newest", "noscx"):
+        assert found == [True, True] and importlib.util.find_spec("bcc") is not None
+    else:
+        assert not all(found)
 
 
 @pytest.mark.parametrize("controller", ["cpu", "cpuset", "io", "memory", "pids"])

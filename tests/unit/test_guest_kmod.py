@@ -33,7 +33,7 @@ def tree(tmp_path: Path) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
     tools = tmp_path / "tools-1"
     monkeypatch.setattr(kmod, "_tools", lambda cache, suite: tools)
-    monkeypatch.setattr(kmod, "_headers", lambda cache, suite, kernel: tmp_path)
+    monkeypatch.setattr(kmod, "_headers", lambda cache, kernel: tmp_path)
     return Cache(tmp_path / "cache")
 
 
@@ -72,3 +72,19 @@ def test_a_failure_is_told_and_the_guest_goes_without(
     monkeypatch.setattr(kmod, "_make", make)
     assert kmod.ensure(cache, tree, kernel("noscx")) is None
     assert "there will be no agentcgroup_memcg.ko: no such header" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("role", ["oldscx", "lts"])
+def test_where_there_is_no_module_there_are_no_headers(cache: Cache, role: str) -> None:
+    assert kmod.headers_image(cache, kernel(role)) is None
+
+
+def test_headers_that_cannot_be_had_are_told(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_arguments: object) -> None:
+        raise GuestError("not in the archive")
+
+    monkeypatch.setattr(kmod, "_headers", gone)
+    assert kmod.headers_image(cache, kernel("newest")) is None
+    assert "no headers of 9.9.9-cloud-amd64: not in the archive" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from guestvm.host import Cache, GuestError, call, make_ext4, program, say, tree_
 
 INSIDE = Path(__file__).resolve().parent.parent / "inside"
 RECORD = "kernels.json"
+RECIPE = "v2"  # raise it to fetch kernels again after a change to this file
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_rng")
 
 
@@ -55,7 +56,8 @@ def recorded(cache: Cache) -> dict[str, BootKernel]:
     path = cache.path(RECORD)
     if not path.exists():
         return {}
-    return {name: BootKernel(**fields) for name, fields in json.loads(path.read_text()).items()}
+    known = {name: BootKernel(**fields) for name, fields in json.loads(path.read_text()).items()}
+    return {name: found for name, found in known.items() if found.directory.endswith(RECIPE)}
 
 
 def forget(cache: Cache) -> None:
@@ -94,7 +96,9 @@ def _choose(cache: Cache, role: roles.Role) -> BootKernel:
         def build(work: Path, kernel: roles.Kernel = kernel) -> None:
             _build(archive, kernel, work)
 
-        directory = cache.entry(f"kernel-{kernel.release}", build, f"fetching {kernel.package}")
+        directory = cache.entry(
+            f"kernel-{kernel.release}-{RECIPE}", build, f"fetching {kernel.package}"
+        )
         config = (directory / "config").read_text(encoding="utf-8")
         if roles.fits(role, config):
             has = f"{roles.SCHED_EXT}=y" in config.splitlines()
@@ -130,6 +134,10 @@ def _build(archive: Archive, kernel: roles.Kernel, work: Path) -> None:
     shutil.copy(work / "config", own / "config")
     for name in ("vmlinuz", "System.map"):
         (own / name).unlink(missing_ok=True)
+    # As the headers' packages have it; they come on a disk of their own, where there are any.
+    for link, target in headers_links(kernel.release).items():
+        (own / link).unlink(missing_ok=True)
+        (own / link).symlink_to(target)
     call([program("depmod"), "-b", root, kernel.release])
     _initrd_modules(root, kernel.release, work / "initrd-modules")
     make_ext4(
@@ -138,6 +146,15 @@ def _build(archive: Archive, kernel: roles.Kernel, work: Path) -> None:
     )  # fmt: skip
     shutil.rmtree(unpacked)
     shutil.rmtree(root)
+
+
+def headers_links(release: str) -> dict[str, str]:
+    """Links in a kernel's directory of modules to its headers, which Debian splits in two."""
+    flavour = release.removesuffix("-cloud-amd64")
+    return {
+        "build": f"/usr/src/linux-headers-{release}",
+        "source": f"/usr/src/linux-headers-{flavour}-common",
+    }
 
 
 def _initrd_modules(root: Path, release: str, target: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optional kernel module of bpf/kmod, built for a role's kernel.
+"""A kernel's headers, and the optional kernel module of bpf/kmod, built with them.
 
 Built here, not in the guest: a compiler under emulation takes a minute, here two seconds. The
 kernel's build tools need the libraries of its own Debian release, so it is done in a small
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from guestvm import archive, product
 from guestvm.archive import Archive
-from guestvm.host import Cache, GuestError, call, program, say
+from guestvm.host import Cache, GuestError, call, make_ext4, program, say, tree_size_bytes
 from guestvm.kernel import BootKernel
 from guestvm.roles import ROLES
 
@@ -41,7 +41,7 @@ def ensure(cache: Cache, checkout: Path, kernel: BootKernel) -> Path | None:
     def build(work: Path) -> None:
         source = work / "source"
         product.copy(checkout, names, source)
-        _make(tools / "root", _headers(cache, role.suite, kernel), source / ROOM, kernel.release)
+        _make(tools / "root", _headers(cache, kernel), source / ROOM, kernel.release)
         shutil.copy(source / ROOM / NAME, work / NAME)
         shutil.rmtree(source)
 
@@ -53,6 +53,25 @@ def ensure(cache: Cache, checkout: Path, kernel: BootKernel) -> Path | None:
     os.utime(directory)
     cache.prune("kmod", KEEP)
     return directory / NAME
+
+
+def headers_image(cache: Cache, kernel: BootKernel) -> Path | None:
+    """A disk with the kernel's headers, for /usr/src; None for a role without them, or, said
+    aloud, if they can't be had."""
+    if not ROLES[kernel.role].module:
+        return None
+
+    def build(work: Path) -> None:
+        source = _headers(cache, kernel) / "usr/src"
+        room = int(tree_size_bytes(source) * 1.3) + (16 << 20)
+        make_ext4(work / "headers.img", room, source=source, label="headers")
+
+    announce = f"making a disk of the headers of {kernel.release}"
+    try:
+        return cache.entry(f"headersdisk-{kernel.release}", build, announce) / "headers.img"
+    except GuestError as error:
+        say(f"there will be no headers of {kernel.release}: {error}")
+        return None
 
 
 def _tools(cache: Cache, suite: str) -> Path:
@@ -75,7 +94,7 @@ def _tools(cache: Cache, suite: str) -> Path:
     return cache.entry(f"kmodtools-{suite}-{key}", build, f"building the {suite} compiler room")
 
 
-def _headers(cache: Cache, suite: str, kernel: BootKernel) -> Path:
+def _headers(cache: Cache, kernel: BootKernel) -> Path:
     """What the kernel's packages of headers and build tools hold, unpacked."""
     flavour = kernel.release.removesuffix("-cloud-amd64")
 
@@ -84,7 +103,7 @@ def _headers(cache: Cache, suite: str, kernel: BootKernel) -> Path:
             f"linux-headers-{kernel.release}", f"linux-headers-{flavour}-common",
             f"linux-kbuild-{flavour}",
         ]  # fmt: skip
-        for package in Archive(cache, suite).download(names, work):
+        for package in Archive(cache, ROLES[kernel.role].suite).download(names, work):
             call(["dpkg-deb", "-x", package, work])
             package.unlink()
 

@@ -112,6 +112,7 @@ def _main(options: argparse.Namespace) -> int:
     kernel = kernels.resolve(cache, ROLES[options.kernel])
     guest = userland.ensure(cache, kernel.userland, CHECKOUT)
     module = kmod.ensure(cache, CHECKOUT, kernel)
+    headers = kmod.headers_image(cache, kernel)
     disk = product.ensure(cache, CHECKOUT, guest, module)
     if not options.command:
         return 0
@@ -123,6 +124,8 @@ def _main(options: argparse.Namespace) -> int:
             qemu.Disk("control", _control(options, scratch / "control.tar"), "ro"),
             qemu.Disk("out", scratch / "out.img", "rw"),
         ]
+        if headers is not None:
+            disks.append(qemu.Disk("headers", headers, "ro"))
         if options.share is not None:
             disks.append(qemu.Disk("share", _share(options.share, scratch / "share.img"), "ro"))
         initrd = scratch / "initrd"

@@ -38,7 +38,7 @@ class Userland:
 
 
 USERLANDS = {
-    "trixie": Userland("trixie", "3.13", (*PACKAGES, "docker.io", "docker-cli")),
+    "trixie": Userland("trixie", "3.13", (*PACKAGES, "docker.io", "docker-cli", "python3-bpfcc")),
     "bookworm": Userland("bookworm", "3.11", (*PACKAGES, "docker.io", "apparmor")),
 }
 
