@@ -31,6 +31,7 @@ NS_PER_S = 1_000_000_000
 MAX_SIZE_BYTES = (1 << 63) - 1
 
 # More digits than any size needs would be an error of int() or float() instead of ours.
+_NUMBER = re.compile(r"\s*[0-9]{1,30}(?:\.[0-9]{1,30})?\s*")
 _SIZE = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z]*)\s*")
 _SIZE_UNITS = {
     "": 1, "b": 1,
@@ -65,11 +66,15 @@ def parse_size_bytes(value: int | str, field: str = "size") -> int:
 def parse_cores(value: float | str, field: str = "cpu") -> float:
     """Cores as a positive finite number; raises InvalidValueError naming `field`."""
     remedy = "write cores as a number above 0, such as 0.5 or 2"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InvalidValueError(field, value, remedy)
+    if isinstance(value, str) and _NUMBER.fullmatch(value) is None:
+        raise InvalidValueError(field, value, remedy)
     try:
         cores = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except OverflowError:
         raise InvalidValueError(field, value, remedy) from None
-    if isinstance(value, bool) or not 0 < cores <= 65536:
+    if not 0 < cores <= 65536:
         raise InvalidValueError(field, value, remedy)
     return cores
 

@@ -6,34 +6,38 @@
 #include <unistd.h>
 
 #include "json.h"
+#include "values.h"
 
 #define DEFAULT_RECONNECT_MS 30000
 /* The daemon takes 4096 characters; a character has at least one byte. */
 #define MAX_COMMAND_BYTES 4096
 #define MAX_VALUE_BYTES 1024
+#define MAX_SHOWN_BYTES 64
+#define LEAST_MEMORY_BYTES (1 << 20)
 
 static const struct {
 	const char *name;
 	const char *field;
+	enum kind kind;
 } known[OPTION_COUNT] = {
-	[OPTION_MEMORY] = { "--memory", "memory" },
-	[OPTION_MEMORY_MAX] = { "--memory-max", "memory_max" },
-	[OPTION_SWAP_MAX] = { "--swap-max", "swap_max" },
-	[OPTION_CPU] = { "--cpu", "cpu" },
-	[OPTION_CPU_MAX] = { "--cpu-max", "cpu_max" },
-	[OPTION_PIDS_MAX] = { "--pids-max", "pids_max" },
-	[OPTION_IO_WEIGHT] = { "--io-weight", "io_weight" },
-	[OPTION_LATENCY] = { "--latency", "latency" },
-	[OPTION_DURATION] = { "--duration", "duration_s" },
-	[OPTION_TIMEOUT] = { "--timeout", "timeout_s" },
-	[OPTION_ON_EXCEED] = { "--on-exceed", "on_exceed" },
-	[OPTION_MAX_WAIT] = { "--max-wait", "max_wait_s" },
-	[OPTION_BACKGROUND] = { "--background", "background" },
-	[OPTION_LABEL] = { "--label", "label" },
-	[OPTION_RETRY_OF] = { "--retry-of", "retry_of" },
-	[OPTION_SESSION] = { "--session", NULL },
-	[OPTION_JSON_OUTCOME] = { "--json-outcome", NULL },
-	[OPTION_HOLD_FD] = { "--hold-fd", NULL },
+	[OPTION_MEMORY] = { "--memory", "memory", SIZE },
+	[OPTION_MEMORY_MAX] = { "--memory-max", "memory_max", SIZE },
+	[OPTION_SWAP_MAX] = { "--swap-max", "swap_max", SIZE },
+	[OPTION_CPU] = { "--cpu", "cpu", CORES },
+	[OPTION_CPU_MAX] = { "--cpu-max", "cpu_max", CORES },
+	[OPTION_PIDS_MAX] = { "--pids-max", "pids_max", COUNT },
+	[OPTION_IO_WEIGHT] = { "--io-weight", "io_weight", WEIGHT },
+	[OPTION_LATENCY] = { "--latency", "latency", LATENCY },
+	[OPTION_DURATION] = { "--duration", "duration_s", DURATION },
+	[OPTION_TIMEOUT] = { "--timeout", "timeout_s", DURATION },
+	[OPTION_ON_EXCEED] = { "--on-exceed", "on_exceed", ON_EXCEED },
+	[OPTION_MAX_WAIT] = { "--max-wait", "max_wait_s", DURATION },
+	[OPTION_BACKGROUND] = { "--background", "background", BACKGROUND },
+	[OPTION_LABEL] = { "--label", "label", ANY_TEXT },
+	[OPTION_RETRY_OF] = { "--retry-of", "retry_of", ANY_TEXT },
+	[OPTION_SESSION] = { "--session", NULL, ANY_TEXT },
+	[OPTION_JSON_OUTCOME] = { "--json-outcome", NULL, ANY_TEXT },
+	[OPTION_HOLD_FD] = { "--hold-fd", NULL, ANY_TEXT },
 };
 
 static const char usage[] =
@@ -83,6 +87,45 @@ static int lookup(const char *argument, const char **attached)
 	return i;
 }
 
+static int wrong_value(enum option option, const char *value, const char *remedy)
+{
+	static char line[512];
+	struct text text = TEXT_IN(line);
+	size_t size = strlen(value), shown = size < MAX_SHOWN_BYTES ? size : MAX_SHOWN_BYTES;
+
+	while (shown < size && (value[shown] & 0xc0) == 0x80)
+		shown--; /* between two characters */
+	text_add(&text, "intent.");
+	text_add(&text, known[option].field);
+	text_add(&text, ": cannot use '");
+	text_add_bytes(&text, value, shown);
+	text_add(&text, shown < size ? "…': " : "': ");
+	text_add(&text, remedy);
+	say_foreign(line, text.length);
+	return EXIT_USAGE;
+}
+
+/* Sizes that are fine by themselves and make no sense together; -1 to go on. */
+static int check_sizes(const struct options *options)
+{
+	static char number[24];
+	struct text text = TEXT_IN(number);
+	uint64_t bytes[2] = { 0, 0 };
+
+	for (enum option i = OPTION_MEMORY; i <= OPTION_MEMORY_MAX; i++) {
+		if (!options->value[i] || !parse_size(options->value[i], &bytes[i]))
+			continue;
+		if (bytes[i] < LEAST_MEMORY_BYTES) {
+			text_add_number(&text, bytes[i]);
+			return wrong_value(i, text_string(&text), "a process needs at least 1M");
+		}
+	}
+	if (!bytes[OPTION_MEMORY_MAX] || bytes[OPTION_MEMORY_MAX] >= bytes[OPTION_MEMORY])
+		return -1;
+	text_add_number(&text, bytes[OPTION_MEMORY_MAX]);
+	return wrong_value(OPTION_MEMORY_MAX, text_string(&text), "must be at least memory");
+}
+
 static int show_usage(void)
 {
 	size_t size = sizeof(usage) - 1;
@@ -107,7 +150,7 @@ int options_parse(struct options *options, int argc, char **argv)
 	int i;
 
 	for (i = 1; i < argc && argv[i][0] == '-'; i++) {
-		const char *attached;
+		const char *attached, *remedy;
 		int option;
 
 		if (!strcmp(argv[i], "--")) {
@@ -129,12 +172,16 @@ int options_parse(struct options *options, int argc, char **argv)
 			attached = argv[i];
 		if (strlen(attached) > MAX_VALUE_BYTES)
 			return wrong_usage(known[option].name, "a value may have 1024 bytes");
+		remedy = value_remedy(known[option].kind, attached);
+		if (remedy)
+			return wrong_value(option, attached, remedy);
 		options->value[option] = attached;
 	}
 	if (i >= argc)
 		return wrong_usage("COMMAND", "say what to run, after --");
 	options->command = argv + i;
-	return read_environment(options);
+	i = check_sizes(options);
+	return i < 0 ? read_environment(options) : i;
 }
 
 static void add_command(char **command, struct text *out)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The command line of agentcgroup-run. Values stay text: the daemon knows the units. */
+/* The command line of agentcgroup-run. Values travel as text: the daemon knows the units. */
 #ifndef AGENTCGROUP_OPTIONS_H
 #define AGENTCGROUP_OPTIONS_H
 

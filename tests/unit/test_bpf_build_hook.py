@@ -12,18 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from compilers import HAVE_C, HAVE_CLANG, NEEDS
 
 ROOT = Path(__file__).parents[2]
-HAVE_COMPILERS = bool(
-    shutil.which("make")
-    and shutil.which("gcc")
-    and any(
-        shutil.which(name) for name in ("clang-16", "clang-17", "clang-18", "clang-19", "clang")
-    )
-)
-needs_compilers = pytest.mark.skipif(
-    not HAVE_COMPILERS, reason="needs make, gcc, clang-16 and libbpf-dev"
-)
+needs_compilers = pytest.mark.skipif(not (HAVE_C and HAVE_CLANG), reason=NEEDS)
 
 
 class App:

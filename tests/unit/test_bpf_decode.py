@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from compilers import HAVE_CLANG, NEEDS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -28,10 +29,8 @@ PAGE_BYTES = 4096
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not shutil.which("make") or not any(
-        shutil.which(clang) for clang in ("clang", "clang-16", "clang-17", "clang-18", "clang-19")
-    ):
-        pytest.skip("needs make, clang-16 and libbpf-dev to compile the BPF programs")
+    if not HAVE_CLANG:
+        pytest.skip(NEEDS)
     output = tmp_path_factory.mktemp("bpf")
     subprocess.run(["make", "-s", "-C", BPF, f"OUTPUT={output}", "objects"], check=True)
     return output

@@ -193,7 +193,7 @@ def test_a_refused_begin_runs_nothing(start_daemon, run, tmp_path, kind, expecte
 
 def test_a_remedy_is_not_said_twice(start_daemon, run):
     start_daemon(tool_begin=refusal("invalid_params", "memory: cannot use 'x': 2G", "2G"))
-    assert run("--memory", "x", "true")[::2] == (2, "agentcgroup: memory: cannot use 'x': 2G\n")
+    assert run("--label", "x", "true")[::2] == (2, "agentcgroup: memory: cannot use 'x': 2G\n")
 
 
 @pytest.mark.parametrize(
