@@ -2,7 +2,7 @@
 """The policy over recorded sessions in the host model: who is lost, who waits, how long it takes.
 
 Runs anywhere in a minute or two, without a guest: the place to look before and after a change
-of the policy. It says nothing about the kernel; isolation.py measures there.
+of the policy. It says nothing about the kernel; isolation.py and groups.py measure there.
 
     python simulated.py [--data DIR] [--groups 6]
 
@@ -84,23 +84,41 @@ def paper(traces: Path) -> dict[str, Any]:
 
 
 def groups_by_tool(traces: Path, groups: int) -> dict[str, Any]:
-    """Random groups, mixed priorities, one process a tool call, 50x. The host has room for
+    """Random groups, mixed priorities, one process a tool call, 10x. The host has room for
     what the agents themselves hold, and 60 % of the sum of the calls' peaks besides."""
     names = usable(traces)
     draw = random.Random(1)
     found = {}
     for intent, size in itertools.product((DeclaredIntent.NONE, DeclaredIntent.NOISY), (4, 8, 16)):
-        runs = []
+        runs, slowed, dense = [], [], []
         for number in range(groups):
             chosen = draw.sample(names, size)
             priorities = [draw.choice(list(Priority)) for _ in chosen]
             group = jobs(
                 traces, chosen, priorities, granularity=Granularity.TOOL, intent=intent, seed=number
             )
-            plans = session_plans(group, 50.0)
-            runs.append(World(room_bytes(plans), plans, step_ns=4_000_000).run(limit_s=600))
-        found[f"{intent.value}, {size} sessions"] = told(runs)
+            plans = session_plans(group, 10.0)
+            room = room_bytes(plans)
+            runs.append(World(room, plans, step_ns=4_000_000).run(limit_s=600))
+            slowed += high_slowdowns(plans, runs[-1])
+            dense.append(sum(job.need_bytes for job in group) / room)
+        found[f"{intent.value}, {size} sessions"] = {
+            **told(runs),
+            "high_slowdown_median": round(statistics.median(slowed), 3) if slowed else None,
+            "high_slowdown_max": round(max(slowed), 3) if slowed else None,
+            "density_median": round(statistics.median(dense), 3),
+        }
     return found
+
+
+def high_slowdowns(plans: Sequence[SessionPlan], run: Result) -> list[float]:
+    """How long sessions of high priority took / how long their traces are."""
+    planned_ns = {
+        plan.name: max(call.begin_ns + call.levels[-1][0] for call in plan.calls)
+        for plan in plans
+        if plan.priority == Priority.HIGH.value
+    }
+    return [run.end_ns[name] / end_ns for name, end_ns in planned_ns.items() if name in run.end_ns]
 
 
 def room_bytes(plans: Sequence[SessionPlan]) -> int:
