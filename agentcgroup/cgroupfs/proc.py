@@ -23,6 +23,7 @@ __all__ = [
     "children",
     "cmdline",
     "lines",
+    "meminfo_bytes",
     "namespace_id",
     "rss_bytes",
     "start_time_ticks",
@@ -151,6 +152,15 @@ def cgroup2_mount_point() -> str | None:
 def lines(path: str) -> list[str]:
     """Lines of a file below /proc; none if it is not there."""
     return (_read(path, one_record=False) or "").splitlines()
+
+
+def meminfo_bytes(name: str) -> int | None:
+    """A line of /proc/meminfo, such as MemTotal or SwapFree; None if it is not there."""
+    for line in lines("/proc/meminfo"):
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0]) * 1024
+    return None
 
 
 def _unescape(path: str) -> str:

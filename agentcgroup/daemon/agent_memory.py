@@ -6,8 +6,9 @@ files that ended calls left in tmpfs. For policy it is all the agent's. Bytes.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
-from ..cgroupfs import files, parse
+from ..cgroupfs import files, parse, proc
 from ..cgroupfs.api import CgroupLike
 from ..errors import CgroupGoneError
 from ..types import inputs as i
@@ -15,7 +16,7 @@ from ..units import MIB
 from .core import Core
 from .records import SessionRecord
 
-__all__ = ["cache_bytes", "sample_agent", "sample_agent_if_stale"]
+__all__ = ["cache_bytes", "reclaimable_bytes", "sample_agent", "sample_agent_if_stale"]
 
 _WORTH_A_LOOK_BYTES = 8 * MIB
 
@@ -62,7 +63,22 @@ def _unreclaimable_bytes(cgroup: CgroupLike) -> int:
     return 0
 
 
+def reclaimable_bytes(leaf: CgroupLike, swap_max_bytes: int) -> int:
+    """What memory.reclaim could get back of a call: page cache, and what it may swap out as far
+    as the host has swap left."""
+    stat = parse.flat_keyed(leaf.try_read(files.MEMORY_STAT) or "")
+    found = _cache_bytes(stat)
+    if swap_max_bytes > 0:
+        swapped = int(leaf.try_read(files.MEMORY_SWAP_CURRENT) or 0)
+        room = min(swap_max_bytes - swapped, proc.meminfo_bytes("SwapFree") or 0)
+        found += max(0, min(room, stat.get("anon", 0) + stat.get("shmem", 0)))
+    return found
+
+
 def cache_bytes(cgroup: CgroupLike) -> int:
     """Page cache that belongs to files, and slab (kernel memory.stat); tmpfs does not."""
-    stat = parse.flat_keyed(cgroup.try_read(files.MEMORY_STAT) or "")
+    return _cache_bytes(parse.flat_keyed(cgroup.try_read(files.MEMORY_STAT) or ""))
+
+
+def _cache_bytes(stat: Mapping[str, int]) -> int:
     return stat.get("file", 0) - stat.get("shmem", 0) + stat.get("slab_reclaimable", 0)

@@ -171,7 +171,7 @@ class CallRecord:
     at_line_ns: int = 0
     last_current_bytes: int = 0
     looked_ns: int = 0
-    cache_looked_ns: int = 0
+    stat_looked_ns: int = 0
     sample_interval_ns: int = 0
     next_sample_ns: int = 0
     oom_before: tuple[int, int, int] = (0, 0, 0)

@@ -125,7 +125,7 @@ def _make(path: Path, mount: str) -> None:
 
 
 def _mem_total_bytes() -> int:
-    for line in proc.lines("/proc/meminfo"):
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024
-    raise ConfigError("host", "/proc/meminfo", "mount /proc")
+    total = proc.meminfo_bytes("MemTotal")
+    if total is None:
+        raise ConfigError("host", "/proc/meminfo", "mount /proc")
+    return total

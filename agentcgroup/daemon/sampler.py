@@ -14,7 +14,7 @@ from ..cgroupfs.api import CgroupLike
 from ..policy.pacing import SLOWEST_LOOK_NS, next_look_ns
 from ..types import inputs as i
 from ..units import MIB
-from .agent_memory import cache_bytes, sample_agent
+from .agent_memory import reclaimable_bytes, sample_agent
 from .core import Core
 from .ending import note_biggest
 from .records import CallRecord
@@ -23,7 +23,7 @@ __all__ = ["Sampler"]
 
 # Who is due so soon is looked at now: one turn of the loop costs more than a look.
 _TOGETHER_NS = 4_000_000
-_CACHE_EVERY_NS = 100_000_000
+_RECLAIMABLE_EVERY_NS = 100_000_000
 _AGENT_EVERY_NS = 500_000_000
 
 
@@ -69,14 +69,14 @@ class Sampler:
         record.next_sample_ns = now_ns + record.sample_interval_ns
         body = {"memory_current_bytes": current}
         self._core.decisions.record(now_ns, "sample", record.session, record.name, body)
-        cache = self._cache_for_who_waits(record, record.leaf, now_ns)
-        self._core.feed(i.CallSample(now_ns, record.name, current, cache))
+        reclaimable = self._reclaimable_for_who_waits(record, record.leaf, now_ns)
+        self._core.feed(i.CallSample(now_ns, record.name, current, reclaimable))
 
-    def _cache_for_who_waits(
+    def _reclaimable_for_who_waits(
         self, record: CallRecord, leaf: CgroupLike, now_ns: int
-    ) -> int | None:  # fmt: skip
+    ) -> int | None:
         """memory.stat costs the kernel more than all other files here together."""
-        if now_ns - record.cache_looked_ns < _CACHE_EVERY_NS or not self._core.someone_waits():
+        if now_ns - record.stat_looked_ns < _RECLAIMABLE_EVERY_NS or not self._core.someone_waits():
             return None
-        record.cache_looked_ns = now_ns
-        return cache_bytes(leaf)
+        record.stat_looked_ns = now_ns
+        return reclaimable_bytes(leaf, record.limits.swap_max_bytes)

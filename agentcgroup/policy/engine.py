@@ -161,8 +161,8 @@ def _call_sample(state: PolicyState, what: i.CallSample, out: list[Action]) -> N
         return
     call.note_usage(what.t_ns, what.current_bytes)
     state.note(call)
-    if what.cache_bytes is not None:
-        call.cache_bytes = what.cache_bytes
+    if what.reclaimable_bytes is not None:
+        call.reclaimable_bytes = what.reclaimable_bytes
     if state.sessions[call.session].mode is Mode.OFF:
         return
     if call.blocked_since_ns is None:
@@ -204,7 +204,7 @@ def _settle(state: PolicyState, now_ns: int, out: list[Action]) -> None:
         state.stuck_since_ns = None
         return
     grants.serve_blocked(state, out)
-    reclaim.ask_for_cache(state, now_ns, out)
+    reclaim.ask_back(state, now_ns, out)
     grants.freeze_overdue(state, now_ns, out)
     grants.end_overdue_waits(state, now_ns, out)
     grants.break_deadlock(state, now_ns, out)

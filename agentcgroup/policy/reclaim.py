@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Page cache of others, before anybody has to stand still for it. Bytes.
+"""Page cache of others, and what they may swap out, before anybody has to stand still. Bytes.
 
-A call that waits is served from cache of its own or lower priority: the kernel would have
-dropped it at the host's limit as well, but our lines are drawn in what calls hold, cache
+A call that waits is served from calls of its own or lower priority: the kernel would have
+reclaimed that at the host's limit as well, but our lines are drawn in what calls hold, cache
 included. What came back shows in the victim's next sample and is granted then.
 """
 
@@ -14,7 +14,7 @@ from ..units import MIB, format_bytes
 from .accounting import host_free_bytes, session_free_bytes
 from .state import CallPhase, CallState, PolicyState
 
-__all__ = ["anyone_waits", "ask_for_cache"]
+__all__ = ["anyone_waits", "ask_back"]
 
 _LEAST_BYTES = 4 * MIB
 
@@ -23,7 +23,7 @@ def anyone_waits(state: PolicyState) -> bool:
     return bool(state.waiting)
 
 
-def ask_for_cache(state: PolicyState, now_ns: int, out: list[Action]) -> None:
+def ask_back(state: PolicyState, now_ns: int, out: list[Action]) -> None:
     since = state.reclaimed_ns
     if since is not None and now_ns - since < state.config.reclaim_every_ns:
         return
@@ -32,13 +32,14 @@ def ask_for_cache(state: PolicyState, now_ns: int, out: list[Action]) -> None:
         return
     need = max(state.config.step_bytes, waiting.expected_bytes or 0)
     for call in _holders(state, waiting):
-        amount = min(need, call.cache_bytes)
+        amount = min(need, call.reclaimable_bytes)
         if amount < _LEAST_BYTES:
             continue
-        call.cache_bytes -= amount
+        call.reclaimable_bytes -= amount
         state.reclaimed_ns = now_ns
-        text = f"{format_bytes(amount)} of its page cache are needed for {waiting.name}"
-        because = Because(Code.CACHE_FOR_WAITING, text)
+        size = format_bytes(amount)
+        text = f"{size} of its page cache, or of what it may swap out, go to {waiting.name}"
+        because = Because(Code.RECLAIM_FOR_WAITING, text)
         out.append(Reclaim(call.session, call.name, amount, because))
         need -= amount
         if need < _LEAST_BYTES:
@@ -55,7 +56,7 @@ def _first_in_need(state: PolicyState) -> CallState | None:
 
 
 def _holders(state: PolicyState, waiting: CallState) -> list[CallState]:
-    """Whose cache may go for it: lower priorities first, the largest first."""
+    """Whose memory may go for it: lower priorities first, the largest first."""
     session = state.sessions[waiting.session]
     tight_session = session_free_bytes(state, session) <= host_free_bytes(state)
     found = [
@@ -67,7 +68,7 @@ def _holders(state: PolicyState, waiting: CallState) -> list[CallState]:
         and state.sessions[call.session].mode is Mode.ENFORCE
         and (not tight_session or call.session == waiting.session)
     ]
-    return sorted(found, key=lambda c: (-_rank(state, c), -c.cache_bytes, c.name))
+    return sorted(found, key=lambda c: (-_rank(state, c), -c.reclaimable_bytes, c.name))
 
 
 def _rank(state: PolicyState, call: CallState) -> int:

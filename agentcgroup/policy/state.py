@@ -38,7 +38,7 @@ class PolicyConfig:
     reach_bytes, reach_pct: what an unknown call may come to need, in the eyes of a settled one:
         this much, or this much of its peak.
     settled_room_pct: a call that asks for no more than this above its mean is settled.
-    reclaim_every_ns: page cache is asked back for who waits no more often than this.
+    reclaim_every_ns: memory is asked back for who waits no more often than this.
     deadlock_after_ns: all wait and none can finish for this long -> one kill.
     """
 
@@ -83,7 +83,7 @@ class CallState:
     cap_bytes: int = 0
     current_bytes: int = 0
     current_ns: int = 0
-    cache_bytes: int = 0
+    reclaimable_bytes: int = 0
     growth_bytes_per_s: int = 0
     started_ns: int = 0
     peak_bytes: int = 0

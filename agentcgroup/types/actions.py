@@ -38,7 +38,7 @@ class Code(StrEnum):
     WAITED_TOO_LONG = "waited_too_long"
     GROWING = "growing"
     UNUSED = "unused"
-    CACHE_FOR_WAITING = "cache_for_waiting"
+    RECLAIM_FOR_WAITING = "reclaim_for_waiting"
     YIELD_TO_HIGHER = "yield_to_higher"
     THROTTLED_TOO_LONG = "throttled_too_long"
     GRANTED_AGAIN = "granted_again"

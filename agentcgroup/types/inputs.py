@@ -134,12 +134,13 @@ class PastPeak:
 
 @dataclass(frozen=True, slots=True)
 class CallSample:
-    """`cache_bytes`: page cache in it that reclaim would get back; None if nobody looked."""
+    """`reclaimable_bytes`: what memory.reclaim would get back of it, page cache and what it may
+    swap out; None if nobody looked."""
 
     t_ns: int
     call: str
     current_bytes: int
-    cache_bytes: int | None = None
+    reclaimable_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

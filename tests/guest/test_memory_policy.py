@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory policy against a real kernel: page cache for who waits, learned defaults, a call that
-begins with a part of what it declared, three that do not fit together or not even alone, and
-what is left in tmpfs."""
+"""Memory policy against a real kernel: page cache and swap for who waits, learned defaults, a
+call that begins with a part of what it declared, three that do not fit together or not even
+alone, and what is left in tmpfs."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -56,6 +57,34 @@ def grower(
 
 def held(daemon: PrivateDaemon, call: str) -> int:
     return int(read_value(daemon.leaf(call), "memory.current"))
+
+
+@pytest.fixture
+def swap() -> Iterator[None]:
+    subprocess.run(["guest-swap", "512M"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["guest-swap", "off"], check=True)
+
+
+@pytest.mark.usefixtures("swap")
+def test_what_a_lower_call_may_swap_out_goes_to_the_higher_one(
+    small: PrivateDaemon, release: Path
+) -> None:
+    small.client.create_session("low", priority="low")
+    small.client.create_session("high", priority="high")
+    resting = grower(small, "low", release, 220, options=("--memory", "250M", "--swap-max", "250M"))
+    call = small.call_of(resting)
+    until(lambda: held(small, call) > 215 * MIB, "it has grown", small.log_text)
+    hungry = grower(small, "high", release, 300)
+    eager = small.call_of(hungry)
+    until(lambda: held(small, eager) > 300 * MIB, "it got the memory", small.log_text)
+    assert int(read_value(small.leaf(call), "memory.swap.current")) > 50 * MIB
+    release.touch()
+    for shim in (resting, hungry):
+        assert shim.wait() == 0, shim.stderr
+        assert shim.outcome["reason"] == "completed", shim.outcome
 
 
 def test_page_cache_of_a_lower_call_goes_to_the_higher_one(

@@ -193,7 +193,7 @@ def test_sums_by_session_are_what_adding_up_gives() -> None:
     assert story.state.overhead_bytes == 20 * MIB and not story.state.active
 
 
-def test_page_cache_of_equals_and_lower_ones_is_asked_back_for_who_waits() -> None:
+def test_reclaimable_memory_of_equals_and_lower_ones_is_asked_back_for_who_waits() -> None:
     story = full_host()
     story.feed(i.CallSample(0, "l", 200 * MIB, 150 * MIB))
     story.sample("h", 200 * MIB)
@@ -206,7 +206,7 @@ def test_page_cache_of_equals_and_lower_ones_is_asked_back_for_who_waits() -> No
     assert not of(act.Kill, story.log)
 
 
-def test_page_cache_of_a_higher_one_is_left_alone() -> None:
+def test_reclaimable_memory_of_a_higher_one_is_left_alone() -> None:
     story = full_host()
     story.feed(i.CallSample(0, "h", 190 * MIB, 150 * MIB))
     story.sample("l", 200 * MIB)
