@@ -7,12 +7,15 @@ overshoot <= budget.
 Every session with calls has a fair share of the host by priority. Three rules keep the
 host from the state where all wait for each other: a higher-priority session keeps the
 unused rest of its share from lower ones; among equals the eldest keeps room to grow from
-the younger ones; and only one of them at a time grows beyond its share.
+the younger ones; and only one of them at a time grows beyond its share. What they keep are
+sums that follow each change (`kept`).
 """
 
 from __future__ import annotations
 
+from ..types.intents import Priority
 from ..units import MIB
+from .kept import Kept, Part
 from .limits import tools_budget_bytes
 from .state import CallState, PolicyState, SessionState
 
@@ -41,13 +44,18 @@ def session_free_bytes(state: PolicyState, session: SessionState) -> int:
     return tools_budget_bytes(session, state.budget_bytes) - session.calls_held_bytes
 
 
-def free_for(state: PolicyState, session: SessionState, *, settled: bool = False) -> int:
+def free_for(
+    state: PolicyState, session: SessionState, *, settled: bool = False, enough_bytes: int = -1
+) -> int:
     """Bytes a call of `session` may be granted now without taking from anybody.
 
     `settled`: it asks for little more than it mostly holds, so it will not need ever more.
+    `enough_bytes`: more need not be found; on a roomy host it is not looked for.
     """
-    kept = _kept_bytes(state, session, settled)
-    return min(host_free_bytes(state) - kept, session_free_bytes(state, session))
+    host_bytes, own_bytes = host_free_bytes(state), session_free_bytes(state, session)
+    if 0 <= enough_bytes <= min(own_bytes, host_bytes - _kept_at_most_bytes(state, session)):
+        return enough_bytes
+    return min(host_bytes - _kept_bytes(state, session, settled), own_bytes)
 
 
 def fair_share_bytes(state: PolicyState, session: SessionState) -> int:
@@ -59,13 +67,11 @@ def fair_share_bytes(state: PolicyState, session: SessionState) -> int:
 
 
 def may_exceed_share(state: PolicyState, session: SessionState) -> bool:
-    """No equal or higher session is beyond its own share just now."""
-    return not any(
-        other is not session
-        and other.priority.rank <= session.priority.rank
-        and other.held_bytes > fair_share_bytes(state, other)
-        for other in state.active.values()
-    )
+    """No other equal or higher session is beyond its own share just now."""
+    kept = _kept_up_to_date(state)
+    beyond = sum(kept.beyond_share[: session.priority.rank + 1])
+    own = kept.parts.get(session.name)
+    return beyond == (own is not None and own.is_beyond_share)
 
 
 def slack_bytes(state: PolicyState, call: CallState) -> int:
@@ -91,16 +97,9 @@ def barely_unused_bytes(call: CallState) -> int:
 def leader(state: PolicyState, rank: int | None = None) -> SessionState | None:
     """Who is to finish first (of priority `rank`): the highest, then whose running call is
     the oldest."""
-    found: SessionState | None = None
-    first: tuple[int, int, str] | None = None
-    for session in state.active.values():
-        begun = _begun_ns(session)
-        if begun is None or rank not in (None, session.priority.rank):
-            continue
-        order = (session.priority.rank, begun, session.name)
-        if first is None or order < first:
-            found, first = session, order
-    return found
+    ranks = range(len(Priority)) if rank is None else (rank,)
+    eldest = next(filter(None, map(state.kept.eldest, ranks)), None)
+    return None if eldest is None else state.sessions[eldest.session]
 
 
 def leads(state: PolicyState, call: CallState) -> bool:
@@ -115,24 +114,49 @@ def _kept_bytes(state: PolicyState, session: SessionState, settled: bool) -> int
     Without that room equals that grow at the same time all stop half way, and only a kill
     gets them going again.
     """
-    eldest = leader(state, session.priority.rank)
-    kept = 0
-    for other in state.active.values():
-        if other is session or _begun_ns(other) is None:
-            continue
-        if other.priority.rank < session.priority.rank:
-            reach = fair_share_bytes(state, other)
-        elif other is eldest:
-            reach = other.held_bytes * (100 + state.config.elder_room_pct) // 100
-        else:
-            continue
-        kept += max(0, min(reach, _wanted_bytes(state, other, settled)) - other.held_bytes)
+    sums, rank = _kept_up_to_date(state), session.priority.rank
+    kept = sum((sums.settled_bytes if settled else sums.growing_bytes)[:rank])
+    eldest = leader(state, rank)
+    if eldest is not None and eldest is not session:
+        reach = eldest.held_bytes * (100 + state.config.elder_room_pct) // 100
+        kept += _kept_for(state, eldest, reach, settled)
     return kept
 
 
-def _begun_ns(session: SessionState) -> int | None:
-    """Of its oldest call that runs."""
-    return min((call.begun_ns for call in session.calls.values() if call.runs), default=None)
+def _kept_at_most_bytes(state: PolicyState, session: SessionState) -> int:
+    """More than _kept_bytes ever is, without a look at any session but the eldest."""
+    rank, weights = session.priority.rank, state.config.share_weights
+    above = sum(w * n for w, n in zip(weights[:rank], state.active_of_rank[:rank], strict=True))
+    total = sum(w * n for w, n in zip(weights, state.active_of_rank, strict=True))
+    eldest = leader(state, rank)
+    room = 0 if eldest is None else eldest.held_bytes * state.config.elder_room_pct // 100
+    return state.budget_bytes * above // max(1, total) + room + 1
+
+
+def _kept_for(state: PolicyState, session: SessionState, reach: int, settled: bool) -> int:
+    return max(0, min(reach, _wanted_bytes(state, session, settled)) - session.held_bytes)
+
+
+def _kept_up_to_date(state: PolicyState) -> Kept:
+    kept = state.kept
+    if kept.all_changed:
+        kept.all_changed = False
+        kept.forget()
+        kept.changed.update(state.active)
+    for name in kept.changed:
+        session = state.active.get(name)
+        kept.put(name, None if session is None else _part(state, session))
+    kept.changed.clear()
+    return kept
+
+
+def _part(state: PolicyState, session: SessionState) -> Part:
+    share = fair_share_bytes(state, session)
+    runs = any(call.runs for call in session.calls.values())
+    growing, settled = (
+        _kept_for(state, session, share, to_settled) if runs else 0 for to_settled in (False, True)
+    )
+    return Part(session.priority.rank, growing, settled, session.held_bytes > share)
 
 
 def _wanted_bytes(state: PolicyState, session: SessionState, settled: bool) -> int:

@@ -81,7 +81,7 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
             want = max(want, min(share_left, reach_bytes(state, call)))
         declared = (call.intent.memory or 0) * state.config.partial_start_pct // 100
         least = min(want, max(state.config.min_grant_bytes, declared))
-        free, taken = free_for(state, session), Taken()
+        free, taken = free_for(state, session, enough_bytes=want), Taken()
         if free < want:
             taken = take_unused(state, call, want - free)
             free = free_for(state, session)

@@ -60,6 +60,7 @@ def next_deadline_ns(state: PolicyState) -> int | None:
 
 def _host_budget(state: PolicyState, what: i.HostBudget, out: list[Action]) -> None:
     state.budget_bytes = what.budget_bytes
+    state.kept.all_changed = True
     _settle(state, what.t_ns, out)
 
 
@@ -86,6 +87,7 @@ def _session_update(state: PolicyState, what: i.SessionUpdate, out: list[Action]
     if what.reserve_bytes is not None:
         session.reserve_bytes = what.reserve_bytes
     state.overhead_bytes += session.overhead_bytes - overhead_before
+    state.kept.changed.add(session.name)
     if what.cpu_cores is not None:
         session.cpu_cores = what.cpu_cores
     for call in session.calls.values():
@@ -190,6 +192,7 @@ def _agent_sample(state: PolicyState, what: i.AgentSample, out: list[Action]) ->
     if session is not None:
         overhead_before = session.overhead_bytes
         session.agent_bytes = what.current_bytes
+        state.kept.changed.add(session.name)
         state.overhead_bytes += session.overhead_bytes - overhead_before
 
 

@@ -234,8 +234,8 @@ def _free_within_rules(state: PolicyState, call: CallState, extra: int) -> int:
     session = state.sessions[call.session]
     settled_bytes = call.mean_bytes * (100 + state.config.settled_room_pct) // 100
     if call.held_bytes < settled_bytes:
-        return free_for(state, session, settled=True)
-    free = free_for(state, session)
+        return free_for(state, session, settled=True, enough_bytes=extra)
+    free = free_for(state, session, enough_bytes=extra)
     share_left = fair_share_bytes(state, session) - session.held_bytes
     if extra > share_left and not may_exceed_share(state, session):
         free = min(free, share_left)

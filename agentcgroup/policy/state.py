@@ -14,6 +14,7 @@ from ..types.intents import Intent, Priority
 from ..types.limits import Limits
 from ..types.sessions import Mode
 from ..units import MIB, NS_PER_S
+from .kept import Kept
 from .learning import Learned
 
 __all__ = ["CallPhase", "CallState", "PolicyConfig", "PolicyState", "SessionState"]
@@ -93,6 +94,7 @@ class CallState:
     unused_since_ns: int | None = None
     kill_at_ns: int | None = None
     counted_bytes: int = 0
+    counted_rank: int = -1
 
     @property
     def expected_bytes(self) -> int | None:
@@ -162,7 +164,8 @@ class PolicyState:
     """An event costs what it moves, however many sessions and calls there are; so beside the
     calls there are, kept by `note` and `drop_call`: `active`, the sessions with calls, and how
     many they are of each priority; `waiting`, the calls that stand still; `timed`, those with
-    a deadline of their own; and sums of what calls hold and of what is kept for agents."""
+    a deadline of their own; sums of what calls hold and of what is kept for agents; and
+    `kept`, sums of what is kept for sessions."""
 
     config: PolicyConfig
     budget_bytes: int
@@ -175,6 +178,7 @@ class PolicyState:
     waiting: dict[str, CallState] = field(default_factory=dict)
     timed: dict[str, CallState] = field(default_factory=dict)
     learned: Learned = field(default_factory=Learned)
+    kept: Kept = field(default_factory=Kept)
     stuck_since_ns: int | None = None
     reclaimed_ns: int | None = None
     last_ns: int = 0
@@ -185,14 +189,22 @@ class PolicyState:
         if session.name not in self.active:
             self.active[session.name] = session
             self.active_of_rank[session.priority.rank] += 1
+            self.kept.all_changed = True
         self.note(call)
 
     def note(self, call: CallState) -> None:
         """After every change of a call: what is kept beside it follows."""
+        session = self.sessions[call.session]
         gained_bytes = call.held_bytes - call.counted_bytes
         call.counted_bytes += gained_bytes
-        self.sessions[call.session].calls_held_bytes += gained_bytes
+        session.calls_held_bytes += gained_bytes
         self.calls_held_bytes += gained_bytes
+        self.kept.changed.add(call.session)
+        rank = session.priority.rank if call.runs else -1
+        if rank != call.counted_rank:
+            call.counted_rank = rank
+            if rank >= 0:
+                self.kept.note_running(call)
         _keep(self.waiting, call, call.waits)
         _keep(self.timed, call, call.is_timed)
 
@@ -204,18 +216,24 @@ class PolicyState:
         session.calls.pop(name, None)
         session.calls_held_bytes -= call.counted_bytes
         self.calls_held_bytes -= call.counted_bytes
+        call.counted_rank = -1
+        self.kept.changed.add(session.name)
         self.waiting.pop(name, None)
         self.timed.pop(name, None)
         if not session.calls:
             self.active.pop(session.name, None)
             self.active_of_rank[session.priority.rank] -= 1
+            self.kept.all_changed = True
         return call
 
     def set_priority(self, session: SessionState, priority: Priority) -> None:
         if session.name in self.active:
             self.active_of_rank[session.priority.rank] -= 1
             self.active_of_rank[priority.rank] += 1
+            self.kept.all_changed = True
         session.priority = priority
+        for call in session.calls.values():
+            self.note(call)
 
 
 def _keep(among: dict[str, CallState], call: CallState, belongs: bool) -> None:

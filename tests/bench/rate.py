@@ -2,12 +2,12 @@
 """What the heart of the daemon costs a call at a hundred calls a second: policy, the decision
 log and the writes it decides on, driven by recorded calls on the in-memory tree.
 
-Runs anywhere: an emulated guest can't make so many calls. Beside the calls there are 10, 100
-and 1,000 idle sessions. Left out: sockets, identity, the kernel's own work (toolcall.py and
+Runs anywhere: an emulated guest can't make so many calls. Beside the sessions that make the
+calls there are 10, 100 and 1,000 idle ones; and few or many make the same calls. Left out: sockets, identity, the kernel's own work (toolcall.py and
 overhead.py have those, at the rate that a guest manages). Time is the calls' own, nobody waits
 for it: what is counted is CPU time from an input to its last action, not that of the play.
 
-    python rate.py [--calls 2000] [--per-s 100] [--sessions 10,100,1000] [--rounds 5]
+    python rate.py [--calls 2000] [--per-s 100] [--idle 10,100,1000] [--busy 10,300] [--rounds 5]
 
 Prints one JSON object: CPU-ms a call, inputs a call, and growth from few to many sessions.
 """
@@ -43,7 +43,7 @@ from agentcgroup.types.sessions import Mode, SessionSpec
 TRACES = Path(__file__).resolve().parents[2] / "traces"
 HOST_BYTES = 256 << 30
 RESERVE_BYTES = 64 << 20
-BUSY_SESSIONS = 50
+BUSY = 50
 FIRST_LOOK_NS = 50_000_000
 LONGEST_S = 5.0
 
@@ -51,31 +51,44 @@ LONGEST_S = 5.0
 def main() -> None:
     asked = arguments()
     recorded = list(calls())
-    rows: dict[int, list[dict[str, float]]] = {idle: [] for idle in asked.sessions}
+    cells = [(BUSY, idle) for idle in asked.idle] + [(busy, asked.idle[0]) for busy in asked.busy]
+    rows: dict[tuple[int, int], list[dict[str, float]]] = {cell: [] for cell in cells}
     draw = random.Random(0)
     for _ in range(asked.rounds):
-        for idle in draw.sample(asked.sessions, len(asked.sessions)):
-            rows[idle].append(asyncio.run(played(recorded, idle, asked)))
-    told = {
-        str(idle): {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        for idle, runs in rows.items()
-    }
-    few, many = min(asked.sessions), max(asked.sessions)
-    pairs = zip(rows[many], rows[few], strict=True)
-    growth = [a["cpu_ms_per_call"] / b["cpu_ms_per_call"] for a, b in pairs]
+        for cell in draw.sample(list(rows), len(rows)):
+            rows[cell].append(asyncio.run(played(recorded, *cell, asked)))
     print(
         json.dumps(
             {
                 "calls": asked.calls,
                 "calls_per_s": asked.per_s,
-                "idle_sessions": told,
-                f"cpu_{many}_over_{few}_sessions": {
-                    "median": statistics.median(growth), "low": min(growth), "high": max(growth),
+                "rows": [
+                    {"busy_sessions": busy, "idle_sessions": idle, **medians(runs)}
+                    for (busy, idle), runs in rows.items()
+                ],
+                "growth": {
+                    f"{asked.idle[0]} to {asked.idle[-1]} idle": growth(
+                        rows[BUSY, asked.idle[0]], rows[BUSY, asked.idle[-1]]
+                    ),
+                    f"{asked.busy[0]} to {asked.busy[-1]} busy": growth(
+                        rows[asked.busy[0], asked.idle[0]], rows[asked.busy[-1], asked.idle[0]]
+                    ),
                 },
             },
             indent=1,
         )
-    )  # fmt: skip
+    )
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def growth(few: list[dict[str, float]], many: list[dict[str, float]]) -> dict[str, float]:
+    """Of CPU time a call, over the rounds."""
+    pairs = zip(many, few, strict=True)
+    ratios = [a["cpu_ms_per_call"] / b["cpu_ms_per_call"] for a, b in pairs]
+    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
 def calls() -> Iterator[CallSpan]:
@@ -84,7 +97,7 @@ def calls() -> Iterator[CallSpan]:
 
 
 async def played(
-    recorded: list[CallSpan], idle: int, asked: argparse.Namespace
+    recorded: list[CallSpan], busy: int, idle: int, asked: argparse.Namespace
 ) -> dict[str, float]:
     clock = FakeClock(1)
     core = Core(HOST_BYTES, PolicyConfig(), clock, Decisions())
@@ -93,8 +106,8 @@ async def played(
         root.write(files.CGROUP_SUBTREE_CONTROL, "+memory +cpu")
         for number in range(idle):
             add_session(core, root, f"idle-{number}")
-        busy = [add_session(core, root, f"busy-{number}") for number in range(BUSY_SESSIONS)]
-        return Play(core, clock, busy).run(recorded, asked.calls, asked.per_s)
+        sessions = [add_session(core, root, f"busy-{number}") for number in range(busy)]
+        return Play(core, clock, sessions).run(recorded, asked.calls, asked.per_s)
     finally:
         core.close()
 
@@ -201,14 +214,17 @@ class Play:
         self._cpu_ns += time.thread_time_ns() - begin_ns
 
 
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The heart of the daemon at a high rate.")
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--per-s", type=float, default=100.0)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--sessions", type=lambda text: [int(n) for n in text.split(",")], default=[10, 100, 1000]
-    )
+    parser.add_argument("--idle", type=numbers, default=[10, 100, 1000])
+    parser.add_argument("--busy", type=numbers, default=[10, 300])
     return parser.parse_args()
 
 
