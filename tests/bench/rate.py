@@ -3,9 +3,10 @@
 log and the writes it decides on, driven by recorded calls on the in-memory tree.
 
 Runs anywhere: an emulated guest can't make so many calls. Beside the sessions that make the
-calls there are 10, 100 and 1,000 idle ones; and few or many make the same calls. Left out: sockets, identity, the kernel's own work (toolcall.py and
-overhead.py have those, at the rate that a guest manages). Time is the calls' own, nobody waits
-for it: what is counted is CPU time from an input to its last action, not that of the play.
+calls there are 10, 100 and 1,000 idle ones; and few or many make the same calls. Left out:
+sockets, identity, the kernel's own work (toolcall.py and overhead.py have those, at the rate
+that a guest manages). Time is the calls' own, nobody waits for it: what is counted is CPU time
+from an input to its last action, not that of the play.
 
     python rate.py [--calls 2000] [--per-s 100] [--idle 10,100,1000] [--busy 10,300] [--rounds 5]
 
