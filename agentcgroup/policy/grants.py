@@ -149,7 +149,9 @@ def _hand_out_crumbs(state: PolicyState, waiting: list[CallState], out: list[Act
     known = (c for c in waiting if 0 < missing_bytes(state, c) <= free)
     taker = next(known, waiting[0])
     session = state.sessions[taker.session]
-    if min(free, session_free_bytes(state, session) + spare) < _LEAST_CRUMB_BYTES:
+    # Less than a crumb will do for who can finish with it.
+    least = min(_LEAST_CRUMB_BYTES, missing_bytes(state, taker) or _LEAST_CRUMB_BYTES)
+    if min(free, session_free_bytes(state, session) + spare) < least:
         return False
     for call in waiting:
         if call is not taker and call.grant_bytes > call.current_bytes:
@@ -157,7 +159,7 @@ def _hand_out_crumbs(state: PolicyState, waiting: list[CallState], out: list[Act
             _set_grant(state, call, call.current_bytes, because, out)
     free = min(host_free_bytes(state), session_free_bytes(state, session))
     grant = min(taker.cap_bytes, taker.held_bytes + free)
-    if grant < taker.held_bytes + _LEAST_CRUMB_BYTES:
+    if grant < taker.held_bytes + least:
         return False
     because = Because(Code.GRANTED_AGAIN, "it was all that was left", {"grant_bytes": grant})
     _set_grant(state, taker, grant, because, out)

@@ -48,7 +48,8 @@ class Kept:
     growing_bytes: list[int] = field(default_factory=lambda: [0] * _RANKS)
     settled_bytes: list[int] = field(default_factory=lambda: [0] * _RANKS)
     beyond_share: list[int] = field(default_factory=lambda: [0] * _RANKS)
-    _running: list[list[tuple[int, str, str, Runner]]] = field(
+    _entries: int = 0
+    _running: list[list[tuple[int, str, str, int, Runner]]] = field(
         default_factory=lambda: [[] for _ in range(_RANKS)]
     )
 
@@ -68,14 +69,16 @@ class Kept:
 
     def note_running(self, call: Runner) -> None:
         running = self._running[call.counted_rank]
-        heapq.heappush(running, (call.begun_ns, call.session, call.name, call))
+        self._entries += 1
+        entry = (call.begun_ns, call.session, call.name, self._entries, call)
+        heapq.heappush(running, entry)
 
     def eldest(self, rank: int) -> Runner | None:
         """Of that rank the running call that began first. Those that ended are dropped here."""
         running = self._running[rank]
-        while running and running[0][3].counted_rank != rank:
+        while running and running[0][-1].counted_rank != rank:
             heapq.heappop(running)
-        return running[0][3] if running else None
+        return running[0][-1] if running else None
 
     def _add(self, part: Part, sign: int) -> None:
         self.growing_bytes[part.rank] += sign * part.growing_bytes
