@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..cgroupfs import files, pidfd
+from ..cgroupfs.api import CgroupLike
 from ..clock import Clock
 from ..enforce import files as enforce
 from ..errors import CgroupGoneError
@@ -60,6 +61,7 @@ class Core:
         self._in_timer = False
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="reclaim")
         self._lowering: set[str] = set()
+        self._told_refused: set[str] = set()
         self._apply: dict[type[Any], Callable[[Any], None]] = {
             act.Place: self._place,
             act.Wait: self._wait,
@@ -87,7 +89,7 @@ class Core:
             except CgroupGoneError:
                 _log.debug("%s: cgroup is gone", action)
             except OSError as error:
-                _log.warning("cannot apply %s: %s", type(action).__name__, error)
+                self._refused(action, error)
         self.schedule()
 
     def learn(self, outcomes: Iterable[Outcome]) -> None:
@@ -128,6 +130,41 @@ class Core:
         if text is not None:
             body = {"memory_current_bytes": int(text)}
             self.decisions.record(t_ns, "sample", name, None, body)
+
+    def settle(self, record: CallRecord) -> None:
+        """Write once more what the kernel refused: the kill, else frozen or not, and the line."""
+        if record.leaf is None:
+            return
+        try:
+            if record.killed is not None:
+                record.leaf.kill()
+            else:
+                record.leaf.freeze(record.frozen_since_ns is not None)
+                self._write_line(record, record.leaf)
+        except OSError:
+            return
+        record.owed = False
+        self._told_refused.clear()
+
+    def _write_line(self, record: CallRecord, leaf: CgroupLike) -> None:
+        """Whichever way it goes from what the kernel has."""
+        there, wish = leaf.try_read(files.MEMORY_HIGH), record.limits.memory_high_bytes
+        if wish is not None and (there == files.MAX or int(there or 0) > wish):
+            self._lower(record)
+            return
+        enforce.set_grant(leaf, wish)
+        if record.frozen_since_ns is None:
+            enforce.wake(leaf)
+        record.high_since_raise = False
+
+    def _refused(self, action: act.Action, error: OSError) -> None:
+        """One line for each kind of action, however often it is tried until it works again."""
+        record, kind = self.calls.get(action.call), type(action).__name__
+        if record is not None:
+            record.owed = True
+        if kind not in self._told_refused:
+            self._told_refused.add(kind)
+            _log.warning("cannot apply %s, it is tried until it works: %s", kind, error)
 
     def schedule(self) -> None:
         """Arm the timer for the earliest of policy's deadline and the sampler's.
@@ -221,7 +258,10 @@ class Core:
             wish = record.limits.memory_high_bytes
             try:
                 enforce.set_grant(leaf, wish)
-            except (CgroupGoneError, OSError) as error:
+            except CgroupGoneError:
+                _log.debug("the grant of %s: cgroup is gone", record.name)
+            except OSError as error:
+                record.owed = True
                 _log.debug("cannot lower the grant of %s: %s", record.name, error)
             return wish
 

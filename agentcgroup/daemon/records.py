@@ -19,7 +19,7 @@ from typing import Any
 from ..cgroupfs import pidfd, proc
 from ..cgroupfs.api import CgroupLike
 from ..errors import CgroupGoneError
-from ..log import get_logger
+from ..log import get_logger, warn_once
 from ..types.actions import Because, Code
 from ..types.intents import Intent
 from ..types.limits import Limits
@@ -172,6 +172,7 @@ class CallRecord:
     last_current_bytes: int = 0
     looked_ns: int = 0
     stat_looked_ns: int = 0
+    owed: bool = False
     sample_interval_ns: int = 0
     next_sample_ns: int = 0
     oom_before: tuple[int, int, int] = (0, 0, 0)
@@ -188,7 +189,7 @@ class CallRecord:
         except CgroupGoneError:
             return
         except OSError as error:
-            _log.warning("%s: cannot save what is known of it: %s", self.name, error)
+            warn_once(_log, f"cannot save what is known of calls: {error.strerror}")
 
     def watch_owner(
         self, loop: asyncio.AbstractEventLoop, ended: Callable[[CallRecord], None]

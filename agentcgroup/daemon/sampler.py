@@ -52,6 +52,8 @@ class Sampler:
             record.next_sample_ns = 0
             return
         self._watch_owner(record)
+        if record.owed:
+            self._core.settle(record)
         text = record.leaf.try_read(files.MEMORY_CURRENT)
         if text is None:
             record.next_sample_ns = now_ns + SLOWEST_LOOK_NS

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PrivateDaemon, Shim, locked_share, until
+from harness import CGROUPFS, PrivateDaemon, Shim, locked_share, until
 
 import agentcgroup
 
@@ -102,6 +102,31 @@ def test_a_leaf_that_is_taken_away_costs_its_call_alone(small: PrivateDaemon) ->
     assert small.client.session("low-2").calls == []
     again = small.shim("true", session="low-2")
     assert again.wait() == 0
+
+
+@contextlib.contextmanager
+def read_only_cgroupfs() -> Iterator[None]:
+    """For everybody, by whatever path they came to it."""
+    subprocess.run(["mount", "-o", "remount,bind,ro", CGROUPFS], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,bind,rw", CGROUPFS], check=True)
+
+
+def test_writes_that_are_refused_are_made_later(small: PrivateDaemon) -> None:
+    small.start()
+    calls = started(small)
+    for call in calls.values():
+        small.call_of(call)
+    with read_only_cgroupfs():
+        until(lambda: "cannot apply" in small.log_text(), "a write is refused", small.log_text)
+        time.sleep(0.5)
+    assert all_completed(calls), small.log_text()
+    told = [line for line in small.log_text().splitlines() if "cannot apply" in line]
+    kinds = [line.partition("cannot apply ")[2].split(",")[0] for line in told]
+    assert len(kinds) == len(set(kinds)) <= 4, told
+    assert "Traceback" not in small.log_text()
 
 
 def test_a_daemon_that_pauses_under_load_loses_nobody(small: PrivateDaemon) -> None:
