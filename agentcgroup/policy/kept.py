@@ -16,6 +16,7 @@ from typing import Protocol
 __all__ = ["Kept", "Part", "Runner"]
 
 _RANKS = 3
+_FEW = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Kept:
     settled_bytes: list[int] = field(default_factory=lambda: [0] * _RANKS)
     beyond_share: list[int] = field(default_factory=lambda: [0] * _RANKS)
     _entries: int = 0
+    _most: list[int] = field(default_factory=lambda: [_FEW] * _RANKS)
     _running: list[list[tuple[int, str, str, int, Runner]]] = field(
         default_factory=lambda: [[] for _ in range(_RANKS)]
     )
@@ -72,6 +74,11 @@ class Kept:
         self._entries += 1
         entry = (call.begun_ns, call.session, call.name, self._entries, call)
         heapq.heappush(running, entry)
+        if len(running) > self._most[call.counted_rank]:
+            # Calls that ended below one that runs for days.
+            running[:] = [one for one in running if one[-1].counted_rank == call.counted_rank]
+            heapq.heapify(running)
+            self._most[call.counted_rank] = max(_FEW, 2 * len(running))
 
     def eldest(self, rank: int) -> Runner | None:
         """Of that rank the running call that began first. Those that ended are dropped here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from policy_story import MS, Story, of
 
+from agentcgroup.policy.accounting import leader
 from agentcgroup.types import actions as act
 from agentcgroup.types import inputs as i
 from agentcgroup.types.intents import Intent, Priority
@@ -212,3 +213,17 @@ def test_reclaimable_memory_of_a_higher_one_is_left_alone() -> None:
     story.sample("l", 200 * MIB)
     story.later(1 * MS)
     assert not of(act.Reclaim, story.log)
+
+
+def test_what_is_remembered_of_ended_calls_is_bounded() -> None:
+    story = Story(GIB)
+    story.session("a")
+    story.session("b")
+    story.begin("a", "eldest")
+    for number in range(1000):
+        story.begin("b", f"c{number}")
+        story.end(f"c{number}")
+    assert sum(map(len, story.state.kept._running)) < 200
+    assert leader(story.state) is story.state.sessions["a"]
+    story.end("eldest")
+    assert leader(story.state) is None
