@@ -67,6 +67,18 @@ static size_t letters(const char *at)
 	return size;
 }
 
+/* The word behind a number, with nothing after it (it may be empty); NULL otherwise. */
+static const char *read_quantity(const char *string, struct number *number, size_t *size)
+{
+	const char *at = read_number(skip_spaces(string), number);
+
+	if (!at)
+		return NULL;
+	at = skip_spaces(at);
+	*size = letters(at);
+	return *skip_spaces(at + *size) ? NULL : at;
+}
+
 bool parse_size(const char *string, uint64_t *bytes)
 {
 	static const struct {
@@ -79,14 +91,10 @@ bool parse_size(const char *string, uint64_t *bytes)
 		{ "kb", 1000 }, { "mb", 1000000 }, { "gb", 1000000000 }, { "tb", 1000000000000 },
 	};
 	struct number number;
-	const char *at = read_number(skip_spaces(string), &number);
 	size_t size;
+	const char *at = read_quantity(string, &number, &size);
 
 	if (!at)
-		return false;
-	at = skip_spaces(at);
-	size = letters(at);
-	if (*skip_spaces(at + size))
 		return false;
 	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
 		uint64_t unit = units[i].bytes;
@@ -119,16 +127,12 @@ static bool is_duration(const char *string)
 		double seconds;
 	} units[] = { { "", 1 }, { "s", 1 }, { "m", 60 }, { "h", 3600 }, { "ms", 1e-3 } };
 	struct number number;
-	const char *at = read_number(skip_spaces(string), &number);
-	size_t size, i;
+	size_t size;
+	const char *at = read_quantity(string, &number, &size);
 
 	if (!at)
 		return false;
-	at = skip_spaces(at);
-	size = letters(at);
-	if (*skip_spaces(at + size))
-		return false;
-	for (i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
 		double seconds = ((double)number.whole + (double)number.fraction / 1e9) * units[i].seconds;
 
 		if (strlen(units[i].word) == size && !memcmp(units[i].word, at, size))
