@@ -3,7 +3,9 @@
 sessions made for one call whose call was ended by somebody else than its caller.
 
 A removed cgroup's memcg lives on while pages are charged to it ("dying"). Each costs
-kernel memory, so past a bound the tree's page cache is reclaimed in small portions.
+kernel memory, so past a bound the tree's page cache is reclaimed in small portions. Not at
+the first sight: where the pages of a removed memcg go to its parent, the kernel is only late,
+and cache is worth something to the calls to come.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class Janitor:
         """An idle session costs nothing: it needs care again after its next call."""
         session.needs_care = bool(session.calls) or session.background is not None
         self._remove_leftovers(session.tools)
-        if await self._release_dying(session.tools):
+        if await self._release_dying(session):
             session.needs_care = True
         await self._end_if_idle(session.name)
 
@@ -75,9 +77,10 @@ class Janitor:
                     leaf.remove_tree()
 
     @staticmethod
-    async def _release_dying(tools: CgroupLike) -> bool:
-        stat = parse.flat_keyed(tools.try_read(files.CGROUP_STAT) or "")
+    async def _release_dying(session: SessionRecord) -> bool:
+        stat = parse.flat_keyed(session.tools.try_read(files.CGROUP_STAT) or "")
         dying = stat.get("nr_dying_subsys_memory", stat.get("nr_dying_descendants", 0))
-        if dying > _DYING_MOST:
-            await asyncio.to_thread(reclaim, tools, _PORTION_BYTES)
-        return dying > _DYING_MOST
+        many_before, session.many_dying = session.many_dying, dying > _DYING_MOST
+        if many_before and session.many_dying:
+            await asyncio.to_thread(reclaim, session.tools, _PORTION_BYTES)
+        return session.many_dying

@@ -117,6 +117,7 @@ class SessionRecord:
     ending: bool = False
     oom_counts: tuple[int, int, int] = (0, 0, 0)
     needs_care: bool = True
+    many_dying: bool = False
     calls: dict[str, CallRecord] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
 

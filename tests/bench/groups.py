@@ -52,6 +52,8 @@ def main() -> None:
             chosen = draw.sample(names, size)
             priorities = [draw.choice(list(Priority)) for _ in chosen]
             played.append(play(asked, chosen, priorities, number))
+            told = json.dumps(summary(played[-1:]))
+            print(f"{size} sessions, group {number + 1}: {told}", file=sys.stderr, flush=True)
             if asked.out is not None:
                 asked.out.write_text(json.dumps(played), encoding="utf-8")
     rows = {
