@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ..cgroupfs import files
 from ..cgroupfs.api import CgroupLike
-from ..policy.pacing import SLOWEST_LOOK_NS, next_look_ns
+from ..policy.pacing import SLOWEST_LOOK_NS, next_look_at_ns, next_look_ns
 from ..types import inputs as i
 from ..units import MIB
 from .agent_memory import reclaimable_bytes, sample_agent
@@ -56,7 +56,7 @@ class Sampler:
             self._core.settle(record)
         text = record.leaf.try_read(files.MEMORY_CURRENT)
         if text is None:
-            record.next_sample_ns = now_ns + SLOWEST_LOOK_NS
+            record.next_sample_ns = next_look_at_ns(now_ns, SLOWEST_LOOK_NS)
             return
         current = int(text)
         gained, elapsed_ns = current - record.last_current_bytes, now_ns - record.looked_ns
@@ -68,7 +68,7 @@ class Sampler:
         record.sample_interval_ns = next_look_ns(
             gained, elapsed_ns, left, record.sample_interval_ns
         )
-        record.next_sample_ns = now_ns + record.sample_interval_ns
+        record.next_sample_ns = next_look_at_ns(now_ns, record.sample_interval_ns)
         body = {"memory_current_bytes": current}
         self._core.decisions.record(now_ns, "sample", record.session, record.name, body)
         reclaimable = self._reclaimable_for_who_waits(record, record.leaf, now_ns)

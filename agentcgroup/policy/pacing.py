@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..units import MIB
 
-__all__ = ["FASTEST_LOOK_NS", "SLOWEST_LOOK_NS", "next_look_ns"]
+__all__ = ["FASTEST_LOOK_NS", "SLOWEST_LOOK_NS", "next_look_at_ns", "next_look_ns"]
 
 SLOWEST_LOOK_NS = 250_000_000
 FASTEST_LOOK_NS = 10_000_000
@@ -40,3 +40,13 @@ def next_look_ns(
     if near and abs(gained_bytes) >= _STIRRED_BYTES:
         return _STIRRED_LOOK_NS
     return min(SLOWEST_LOOK_NS, 2 * last_look_ns)
+
+
+def next_look_at_ns(now_ns: int, interval_ns: int) -> int:
+    """When that is. Calls that nothing moves in are looked at together: one turn of the
+    daemon's loop for all of them."""
+    if interval_ns < SLOWEST_LOOK_NS:
+        return now_ns + interval_ns
+    # Who is looked at a little early must not be looked at twice.
+    latest_ns = now_ns + SLOWEST_LOOK_NS + SLOWEST_LOOK_NS // 8
+    return latest_ns - latest_ns % SLOWEST_LOOK_NS

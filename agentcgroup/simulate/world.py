@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..policy.engine import new_state, next_deadline_ns, step
-from ..policy.pacing import FASTEST_LOOK_NS, next_look_ns
+from ..policy.pacing import FASTEST_LOOK_NS, next_look_at_ns, next_look_ns
 from ..policy.state import PolicyConfig
 from ..types import actions as act
 from ..types import inputs as i
@@ -196,7 +196,7 @@ class World:
         call.sampled_bytes, call.looked_ns = process.held_bytes, self._now_ns
         left = process.line_bytes - process.held_bytes
         call.interval_ns = next_look_ns(gained, elapsed_ns, left, call.interval_ns)
-        call.sample_ns = self._now_ns + call.interval_ns
+        call.sample_ns = next_look_at_ns(self._now_ns, call.interval_ns)
         self._feed(i.CallSample(self._now_ns, call.name, process.held_bytes))
 
     def _end(self, call: _Call) -> None:

@@ -32,7 +32,7 @@ from agentcgroup.daemon.core import Core
 from agentcgroup.daemon.decisions import Decisions
 from agentcgroup.daemon.records import CallRecord, ProcessRef, SessionRecord
 from agentcgroup.enforce import files as enforce
-from agentcgroup.policy.pacing import next_look_ns
+from agentcgroup.policy.pacing import next_look_at_ns, next_look_ns
 from agentcgroup.policy.state import PolicyConfig
 from agentcgroup.trace.load import load_session_trace
 from agentcgroup.trace.model import CallSpan
@@ -196,7 +196,7 @@ class Play:
         self._feed(i.CallSample(at_ns, record.name, size))
         left = None if line is None else line - size
         interval_ns = next_look_ns(gained, elapsed, left, interval_ns)
-        self._at(at_ns + interval_ns, "look", number, interval_ns)
+        self._at(next_look_at_ns(at_ns, interval_ns), "look", number, interval_ns)
 
     def _end(self, number: int) -> None:
         record, span = self._begun.pop(number)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentcgroup.policy.pacing import SLOWEST_LOOK_NS, next_look_ns
+from agentcgroup.policy.pacing import SLOWEST_LOOK_NS, next_look_at_ns, next_look_ns
 from agentcgroup.units import GIB, MIB
 
 MS = 1_000_000
@@ -52,3 +52,12 @@ def test_never_busier_than_100_times_a_second_and_never_blind(
     gained: int, elapsed: int, left: int | None, last: int
 ) -> None:
     assert min(10 * MS, 2 * last) <= next_look_ns(gained, elapsed, left, last) <= SLOWEST_LOOK_NS
+
+
+@given(st.integers(0, 10**15))
+def test_calls_that_stand_still_are_looked_at_together(now: int) -> None:
+    at = next_look_at_ns(now, SLOWEST_LOOK_NS)
+    assert SLOWEST_LOOK_NS // 8 < at - now <= SLOWEST_LOOK_NS * 9 // 8
+    assert next_look_at_ns(at - 4 * MS, SLOWEST_LOOK_NS) == at + SLOWEST_LOOK_NS
+    assert next_look_at_ns(at + 100 * MS, SLOWEST_LOOK_NS) == at + SLOWEST_LOOK_NS
+    assert next_look_at_ns(now, 20 * MS) == now + 20 * MS

@@ -183,9 +183,9 @@ class Cache:
 
     def prune(self, kind: str, keep: int) -> None:
         """Forget all but the youngest entries; a guest that has one open keeps its disk."""
-        entries = [p for p in self.directory.glob(f"{kind}-*") if p.is_dir()]
-        for old in sorted(entries, key=lambda p: p.stat().st_mtime, reverse=True)[keep:]:
-            with self.lock(kind):
+        with self.lock(kind):
+            entries = [p for p in self.directory.glob(f"{kind}-*") if p.is_dir()]
+            for old in sorted(entries, key=lambda p: p.stat().st_mtime, reverse=True)[keep:]:
                 shutil.rmtree(old, ignore_errors=True)
 
 
