@@ -8,6 +8,7 @@ are CLOCK_MONOTONIC nanoseconds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -244,8 +245,20 @@ class Core:
         enforce.set_grant(record.leaf, new)
         if record.high_since_raise and record.frozen_since_ns is None:
             enforce.wake(record.leaf)
+        record.raised_unasked = not record.high_since_raise
         record.high_since_raise = False
         crash_point("grant.written")
+
+    def heard_late(self, record: CallRecord, usage_bytes: int) -> None:
+        """Word that a line was met, when a look had already moved it above `usage_bytes`: who
+        met the old one would sleep on (kernel memory.high: up to 2 s)."""
+        line = record.limits.memory_high_bytes
+        moved = record.raised_unasked and (line is None or usage_bytes < line)
+        record.raised_unasked = False
+        if moved and record.leaf is not None and record.frozen_since_ns is None:
+            record.high_since_raise = False
+            with contextlib.suppress(CgroupGoneError, OSError):
+                enforce.wake(record.leaf)
 
     def _lower(self, record: CallRecord) -> None:
         """In a worker, which writes the newest wish; a raise meanwhile wins."""

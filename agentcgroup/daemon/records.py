@@ -169,6 +169,7 @@ class CallRecord:
     biggest: BiggestProcess | None = None
     child_exit: tuple[int | None, int | None] | None = None
     high_since_raise: bool = False
+    raised_unasked: bool = False
     at_line_ns: int = 0
     last_current_bytes: int = 0
     looked_ns: int = 0

@@ -211,3 +211,5 @@ class Signals:
         if not self.has_bpf("oom"):
             note_biggest(record, t_ns)
         self._core.feed(i.MemoryHigh(self._core.clock.now_ns(), record.name, usage_bytes))
+        if record.high_since_raise and usage_bytes is not None:
+            self._core.heard_late(record, usage_bytes)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words that a call met its line, and looks that moved the line before them."""
+
+from __future__ import annotations
+
+import pytest
+from core_support import a_call, a_session, on_a_core
+
+from agentcgroup.cgroupfs.fake import FakeCgroup
+from agentcgroup.daemon.core import Core
+from agentcgroup.daemon.signals import Signals
+from agentcgroup.enforce import files as enforce
+from agentcgroup.types import inputs as i
+from agentcgroup.units import MIB
+
+
+@pytest.fixture
+def woken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    names: list[str] = []
+    monkeypatch.setattr(enforce, "wake", lambda leaf: names.append(leaf.path.rsplit("/", 1)[-1]))
+    return names
+
+
+def test_who_met_a_line_that_a_look_has_moved_meanwhile_is_woken(woken: list[str]) -> None:
+    async def check(core: Core, root: FakeCgroup) -> None:
+        record = a_call(core, a_session(core, root, "s"), "c1")
+        signals = Signals(core)
+        line = record.limits.memory_high_bytes or 0
+        core.feed(i.CallSample(core.clock.now_ns(), "c1", line + MIB))
+        assert (record.limits.memory_high_bytes or 0) > line + MIB
+        assert woken == [], "as far as the daemon knows nobody sleeps"
+        signals._at_line(record, core.clock.now_ns(), line + MIB)
+        assert woken == ["c1"]
+        signals._at_line(record, core.clock.now_ns(), line + MIB)
+        assert woken == ["c1"], "once for each raise that nobody had asked for"
+
+    on_a_core(check)
+
+
+def test_who_asks_at_its_line_is_woken_by_the_raise_itself(woken: list[str]) -> None:
+    async def check(core: Core, root: FakeCgroup) -> None:
+        record = a_call(core, a_session(core, root, "s"), "c1")
+        line = record.limits.memory_high_bytes or 0
+        Signals(core)._at_line(record, core.clock.now_ns(), line)
+        assert (record.limits.memory_high_bytes or 0) > line
+        assert woken == ["c1"]
+
+    on_a_core(check)
+
+
+def test_who_policy_holds_frozen_is_not_woken(woken: list[str]) -> None:
+    async def check(core: Core, root: FakeCgroup) -> None:
+        record = a_call(core, a_session(core, root, "s"), "c1")
+        line = record.limits.memory_high_bytes or 0
+        core.feed(i.CallSample(core.clock.now_ns(), "c1", line + MIB))
+        record.frozen_since_ns = core.clock.now_ns()
+        Signals(core)._at_line(record, core.clock.now_ns(), line + MIB)
+        assert woken == []
+
+    on_a_core(check)
