@@ -9,8 +9,11 @@ much in most groups.
 
     python groups.py TRACES [--sizes 4,8] [--groups 4] [--speed 4] [--intent none] [--out FILE]
 
+Each group is also played without a daemon on a host with room for all, with the CPU weights that
+the daemon gives: what the machine alone costs, and the emulated one costs much.
+
 Prints one JSON object. `density`: sum of the sessions' static peaks / memory of the host.
-`slowdown`: how long a session took / how long its trace is.
+`slowdown`: how long a session took / how long it took where there was room.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ sys.path.insert(0, str(HERE))
 
 from simulated import room_bytes, session_plans, usable  # noqa: E402
 
+from agentcgroup.daemon.layout import SESSION_CPU_WEIGHT  # noqa: E402
 from agentcgroup.replay.driver import run_policy  # noqa: E402
 from agentcgroup.replay.jobs import SessionJob, load_jobs  # noqa: E402
 from agentcgroup.replay.options import (  # noqa: E402
@@ -40,6 +44,10 @@ from agentcgroup.replay.options import (  # noqa: E402
 )
 from agentcgroup.replay.results import RunResult, SessionResult  # noqa: E402
 from agentcgroup.types.intents import Priority  # noqa: E402
+
+ROOMY_BYTES = 1 << 40
+HIGH, NORMAL, LOW = (SESSION_CPU_WEIGHT[priority] for priority in Priority)
+WEIGHTS = (HIGH, NORMAL, LOW)
 
 
 def main() -> None:
@@ -67,29 +75,35 @@ def play(
     asked: argparse.Namespace, names: Sequence[str], priorities: Sequence[Priority], number: int
 ) -> dict[str, Any]:
     options = ReplayOptions(
-        total_memory_bytes=1 << 40, speed=asked.speed, base_memory_bytes=0,
+        total_memory_bytes=ROOMY_BYTES, speed=asked.speed, base_memory_bytes=0,
         granularity=Granularity.TOOL, intent=DeclaredIntent(asked.intent), seed=number,
     )  # fmt: skip
     jobs = load_jobs([asked.traces / name for name in names], priorities, options)
     total = room_bytes(session_plans(jobs, asked.speed))
+    roomy = dataclasses.replace(options, cpu_weights=WEIGHTS)
+    floor = run_policy(Policy.NONE, jobs, roomy, run=number)
     sized = dataclasses.replace(options, total_memory_bytes=total)
     run = run_policy(Policy.AGENTCGROUP, jobs, sized, run=number)
-    return {"size": len(jobs), **figures(jobs, run, total)}
+    return {"size": len(jobs), **figures(jobs, run, floor, total)}
 
 
-def figures(jobs: Sequence[SessionJob], run: RunResult, total_bytes: int) -> dict[str, Any]:
-    planned_s = {job.name: job.trace.duration_s / run.settings["speed"] for job in jobs}
+def figures(
+    jobs: Sequence[SessionJob], run: RunResult, floor: RunResult, total_bytes: int
+) -> dict[str, Any]:
+    floor_s = {session.name: session.completion_s for session in floor.sessions}
     return {
         "density": sum(job.need_bytes for job in jobs) / total_bytes,
         "sessions": [
-            {**session.as_json(), "slowdown": slowdown(session, planned_s[session.name])}
+            {**session.as_json(), "slowdown": slowdown(session, floor_s[session.name])}
             for session in run.sessions
         ],
     }
 
 
-def slowdown(session: SessionResult, planned_s: float) -> float | None:
-    return None if session.completion_s is None else session.completion_s / planned_s
+def slowdown(session: SessionResult, floor_s: float | None) -> float | None:
+    if session.completion_s is None or floor_s is None:
+        return None
+    return session.completion_s / floor_s
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
