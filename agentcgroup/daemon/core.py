@@ -8,7 +8,6 @@ are CLOCK_MONOTONIC nanoseconds.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -156,7 +155,7 @@ class Core:
         enforce.set_grant(leaf, wish)
         if record.frozen_since_ns is None:
             enforce.wake(leaf)
-        record.high_since_raise = False
+        record.high_since_raise = record.raised_unasked = False
 
     def _refused(self, action: act.Action, error: OSError) -> None:
         """One line for each kind of action, however often it is tried until it works again."""
@@ -240,12 +239,15 @@ class Core:
             return
         self.on_grant(record)
         if new is not None and (old is None or new < old):
+            record.raised_unasked = False
             self._lower(record)
             return
         enforce.set_grant(record.leaf, new)
-        if record.high_since_raise and record.frozen_since_ns is None:
+        # Word that the line was met may still be on its way, or have been left out.
+        met = record.high_since_raise or record.last_current_bytes >= (old or 0)
+        if met and record.frozen_since_ns is None:
             enforce.wake(record.leaf)
-        record.raised_unasked = not record.high_since_raise
+        record.raised_unasked = not met
         record.high_since_raise = False
         crash_point("grant.written")
 
@@ -255,10 +257,15 @@ class Core:
         line = record.limits.memory_high_bytes
         moved = record.raised_unasked and (line is None or usage_bytes < line)
         record.raised_unasked = False
-        if moved and record.leaf is not None and record.frozen_since_ns is None:
-            record.high_since_raise = False
-            with contextlib.suppress(CgroupGoneError, OSError):
-                enforce.wake(record.leaf)
+        if not moved or record.leaf is None or record.frozen_since_ns is not None:
+            return
+        record.high_since_raise = False
+        try:
+            enforce.wake(record.leaf)
+        except CgroupGoneError:
+            return
+        except OSError:
+            record.owed = True
 
     def _lower(self, record: CallRecord) -> None:
         """In a worker, which writes the newest wish; a raise meanwhile wins."""

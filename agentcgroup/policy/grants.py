@@ -60,14 +60,14 @@ def raise_if_near(
     the line: it may have all it needs."""
     if not call.runs or call.grant_bytes >= call.cap_bytes:
         return
+    left = call.grant_bytes - call.current_bytes
     margin = min(state.config.step_bytes // 2, call.grant_bytes // 4)
-    margin = max(margin, _coming_bytes(state, call) // 2)
-    if call.grant_bytes - call.current_bytes > margin:
+    if left > max(margin, _coming_bytes(state, call) // 2):
         return
     if _grant_more(state, call, Code.GROWING, out):
         return
-    at_line = call.grant_bytes - call.current_bytes < _AT_LINE_BYTES
-    if met_line or (at_line and not has_what_it_declared(call)):
+    at_line = left < _AT_LINE_BYTES and not has_what_it_declared(call)
+    if (met_line and left <= margin) or at_line:
         block(state, call, now_ns, out)
 
 

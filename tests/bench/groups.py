@@ -94,7 +94,11 @@ def figures(
     return {
         "density": sum(job.need_bytes for job in jobs) / total_bytes,
         "sessions": [
-            {**session.as_json(), "slowdown": slowdown(session, floor_s[session.name])}
+            {
+                **session.as_json(),
+                "floor_s": floor_s[session.name],
+                "slowdown": slowdown(session, floor_s[session.name]),
+            }
             for session in run.sessions
         ],
     }

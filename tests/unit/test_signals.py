@@ -8,6 +8,7 @@ from core_support import a_call, a_session, on_a_core
 
 from agentcgroup.cgroupfs.fake import FakeCgroup
 from agentcgroup.daemon.core import Core
+from agentcgroup.daemon.records import CallRecord
 from agentcgroup.daemon.signals import Signals
 from agentcgroup.enforce import files as enforce
 from agentcgroup.types import inputs as i
@@ -21,18 +22,51 @@ def woken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def look(core: Core, record: CallRecord, current_bytes: int) -> None:
+    record.last_current_bytes = current_bytes
+    core.feed(i.CallSample(core.clock.now_ns(), record.name, current_bytes))
+
+
 def test_who_met_a_line_that_a_look_has_moved_meanwhile_is_woken(woken: list[str]) -> None:
     async def check(core: Core, root: FakeCgroup) -> None:
         record = a_call(core, a_session(core, root, "s"), "c1")
         signals = Signals(core)
         line = record.limits.memory_high_bytes or 0
-        core.feed(i.CallSample(core.clock.now_ns(), "c1", line + MIB))
+        look(core, record, line - MIB)
         assert (record.limits.memory_high_bytes or 0) > line + MIB
         assert woken == [], "as far as the daemon knows nobody sleeps"
         signals._at_line(record, core.clock.now_ns(), line + MIB)
         assert woken == ["c1"]
         signals._at_line(record, core.clock.now_ns(), line + MIB)
         assert woken == ["c1"], "once for each raise that nobody had asked for"
+
+    on_a_core(check)
+
+
+def test_who_is_seen_at_its_line_is_woken_by_the_raise_whether_it_was_heard_or_not(
+    woken: list[str],
+) -> None:
+    async def check(core: Core, root: FakeCgroup) -> None:
+        record = a_call(core, a_session(core, root, "s"), "c1")
+        line = record.limits.memory_high_bytes or 0
+        look(core, record, line + MIB)
+        assert (record.limits.memory_high_bytes or 0) > line + MIB
+        assert woken == ["c1"]
+
+    on_a_core(check)
+
+
+def test_a_wake_that_is_refused_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(leaf: FakeCgroup) -> None:
+        raise OSError(24, "too many open files")
+
+    async def check(core: Core, root: FakeCgroup) -> None:
+        record = a_call(core, a_session(core, root, "s"), "c1")
+        line = record.limits.memory_high_bytes or 0
+        look(core, record, line - MIB)
+        monkeypatch.setattr(enforce, "wake", refuse)
+        Signals(core)._at_line(record, core.clock.now_ns(), line + MIB)
+        assert record.owed
 
     on_a_core(check)
 
@@ -52,7 +86,7 @@ def test_who_policy_holds_frozen_is_not_woken(woken: list[str]) -> None:
     async def check(core: Core, root: FakeCgroup) -> None:
         record = a_call(core, a_session(core, root, "s"), "c1")
         line = record.limits.memory_high_bytes or 0
-        core.feed(i.CallSample(core.clock.now_ns(), "c1", line + MIB))
+        look(core, record, line - MIB)
         record.frozen_since_ns = core.clock.now_ns()
         Signals(core)._at_line(record, core.clock.now_ns(), line + MIB)
         assert woken == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import shutil
 import signal
@@ -183,10 +184,18 @@ class Cache:
 
     def prune(self, kind: str, keep: int) -> None:
         """Forget all but the youngest entries; a guest that has one open keeps its disk."""
-        with self.lock(kind):
-            entries = [p for p in self.directory.glob(f"{kind}-*") if p.is_dir()]
-            for old in sorted(entries, key=lambda p: p.stat().st_mtime, reverse=True)[keep:]:
+        entries = [p for p in self.directory.glob(f"{kind}-*") if p.is_dir()]
+        for old in sorted(entries, key=_age_s)[keep:]:
+            with self.lock(kind):
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def _age_s(entry: Path) -> float:
+    """Somebody who starts at the same time may have removed it meanwhile."""
+    try:
+        return time.time() - entry.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 @contextlib.contextmanager
