@@ -291,7 +291,9 @@ class Core:
                 return
             crash_point("grant.written")
             if future.result() != record.limits.memory_high_bytes:
-                self._lower(record)
+                # A raise came between: who met the lower line meanwhile is woken, too.
+                record.owed = True
+                self.settle(record)
 
         self._loop.run_in_executor(self._workers, write).add_done_callback(done)
 

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 from core_support import a_call, a_session, on_a_core
 
+from agentcgroup.cgroupfs import files
 from agentcgroup.cgroupfs.fake import FakeCgroup
 from agentcgroup.daemon.core import Core
 from agentcgroup.daemon.records import CallRecord
 from agentcgroup.daemon.signals import Signals
 from agentcgroup.enforce import files as enforce
 from agentcgroup.types import inputs as i
+from agentcgroup.types.actions import Because, Code, SetGrant
 from agentcgroup.units import MIB
 
 
@@ -90,5 +95,40 @@ def test_who_policy_holds_frozen_is_not_woken(woken: list[str]) -> None:
         record.frozen_since_ns = core.clock.now_ns()
         Signals(core)._at_line(record, core.clock.now_ns(), line + MIB)
         assert woken == []
+
+    on_a_core(check)
+
+
+def test_a_raise_that_a_worker_has_undone_is_written_again_and_wakes(
+    woken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(core: Core, root: FakeCgroup) -> None:
+        record = a_call(core, a_session(core, root, "s"), "c1")
+        session, high = record.session, record.limits.memory_high_bytes or 0
+        assert record.leaf is not None
+        because = Because(Code.UNUSED, "a story")
+        begun, may_write = threading.Event(), threading.Event()
+        write = enforce.set_grant
+
+        def late_when_lower(leaf: FakeCgroup, grant_bytes: int | None) -> None:
+            if grant_bytes == high - MIB:
+                begun.set()
+                may_write.wait(10)
+            write(leaf, grant_bytes)
+
+        monkeypatch.setattr(enforce, "set_grant", late_when_lower)
+        write(record.leaf, high)
+        core._set_grant(SetGrant(session, "c1", high - MIB, because))
+        await asyncio.to_thread(begun.wait, 10)
+        core._set_grant(SetGrant(session, "c1", high + MIB, because))
+        woken.clear()
+        may_write.set()
+        for _ in range(1000):
+            if woken:
+                break
+            await asyncio.sleep(0.01)
+        assert woken == ["c1"]
+        assert record.leaf.read(files.MEMORY_HIGH) == str(high + MIB)
+        assert not record.owed
 
     on_a_core(check)
