@@ -33,9 +33,11 @@ from .crashpoints import crash_point
 from .decisions import Decisions
 from .records import CallRecord, SessionRecord
 
-__all__ = ["Core"]
+__all__ = ["RETRY_NS", "Core"]
 
 _log = get_logger(__name__)
+RETRY_NS = 50_000_000
+"""How soon what the kernel refused is written again: others may hold what was given already."""
 _SIGTERM = 15
 # Whatever else ended a call, it may have wanted more memory later.
 _TRUE_PEAK = frozenset({Reason.COMPLETED, Reason.FAILED, Reason.OOM_KILLED})
@@ -162,6 +164,9 @@ class Core:
         record, kind = self.calls.get(action.call), type(action).__name__
         if record is not None:
             record.owed = True
+            if record.next_sample_ns:
+                soon_ns = self.clock.now_ns() + RETRY_NS
+                record.next_sample_ns = min(record.next_sample_ns, soon_ns)
         if kind not in self._told_refused:
             self._told_refused.add(kind)
             _log.warning("cannot apply %s, it is tried until it works: %s", kind, error)

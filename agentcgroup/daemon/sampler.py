@@ -15,7 +15,7 @@ from ..policy.pacing import SLOWEST_LOOK_NS, next_look_at_ns, next_look_ns
 from ..types import inputs as i
 from ..units import MIB
 from .agent_memory import reclaimable_bytes, sample_agent
-from .core import Core
+from .core import RETRY_NS, Core
 from .ending import note_biggest
 from .records import CallRecord
 
@@ -69,6 +69,8 @@ class Sampler:
             gained, elapsed_ns, left, record.sample_interval_ns
         )
         record.next_sample_ns = next_look_at_ns(now_ns, record.sample_interval_ns)
+        if record.owed:
+            record.next_sample_ns = min(record.next_sample_ns, now_ns + RETRY_NS)
         body = {"memory_current_bytes": current}
         self._core.decisions.record(now_ns, "sample", record.session, record.name, body)
         reclaimable = self._reclaimable_for_who_waits(record, record.leaf, now_ns)

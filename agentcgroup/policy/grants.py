@@ -45,29 +45,25 @@ __all__ = [
 
 
 def step_bytes(state: PolicyState, call: CallState) -> int:
-    return max(state.config.step_bytes, call.grant_bytes // 4, _coming_bytes(state, call))
-
-
-def _coming_bytes(state: PolicyState, call: CallState) -> int:
-    return call.growth_bytes_per_s * state.config.growth_horizon_ns // NS_PER_S
+    config = state.config
+    coming = call.growth_bytes_per_s * config.growth_horizon_ns // NS_PER_S
+    return max(config.step_bytes, call.grant_bytes // 4, coming)
 
 
 def raise_if_near(
     state: PolicyState, call: CallState, now_ns: int, out: list[Action], *, met_line: bool = False
 ) -> None:
-    """Grant more when half a step (of a small grant: a quarter), or what it may take within
-    half of the horizon, or less is left to the line. Who gets no more goes on until it meets
-    the line: it may have all it needs."""
+    """Grant more when half a step (of a small grant: a quarter) or less is left to the line.
+    Who gets no more goes on until it meets the line: it may have all it needs."""
     if not call.runs or call.grant_bytes >= call.cap_bytes:
         return
-    left = call.grant_bytes - call.current_bytes
     margin = min(state.config.step_bytes // 2, call.grant_bytes // 4)
-    if left > max(margin, _coming_bytes(state, call) // 2):
+    if call.grant_bytes - call.current_bytes > margin:
         return
     if _grant_more(state, call, Code.GROWING, out):
         return
-    at_line = left < _AT_LINE_BYTES and not has_what_it_declared(call)
-    if (met_line and left <= margin) or at_line:
+    at_line = call.grant_bytes - call.current_bytes < _AT_LINE_BYTES
+    if met_line or (at_line and not has_what_it_declared(call)):
         block(state, call, now_ns, out)
 
 

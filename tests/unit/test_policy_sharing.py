@@ -227,20 +227,3 @@ def test_what_is_remembered_of_ended_calls_is_bounded() -> None:
     assert leader(story.state) is story.state.sessions["a"]
     story.end("eldest")
     assert leader(story.state) is None
-
-
-def test_a_late_word_of_a_line_does_not_stop_who_has_room_left() -> None:
-    """It grows so fast that more is asked for early; that it can't be had is no reason to stop."""
-    story = Story(400 * MIB)
-    story.session("s")
-    story.begin("s", "fast", memory=300 * MIB)
-    call = story.state.calls["fast"]
-    story.begin("s", "rest", memory=100 * MIB)
-    call.growth_bytes_per_s = 8 * GIB
-    left = call.grant_bytes - 40 * MIB
-    story.later(10 * MS)
-    call.current_ns = story.now_ns
-    story.meet_line("fast", left)
-    assert call.blocked_since_ns is None
-    story.meet_line("fast", call.grant_bytes)
-    assert call.blocked_since_ns == story.now_ns
