@@ -31,9 +31,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import isolation  # noqa: E402
 from simulated import room_bytes, session_plans, usable  # noqa: E402
 
-from agentcgroup.daemon.layout import SESSION_CPU_WEIGHT  # noqa: E402
 from agentcgroup.replay.driver import run_policy  # noqa: E402
 from agentcgroup.replay.jobs import SessionJob, load_jobs  # noqa: E402
 from agentcgroup.replay.options import (  # noqa: E402
@@ -44,10 +44,6 @@ from agentcgroup.replay.options import (  # noqa: E402
 )
 from agentcgroup.replay.results import RunResult, SessionResult  # noqa: E402
 from agentcgroup.types.intents import Priority  # noqa: E402
-
-ROOMY_BYTES = 1 << 40
-HIGH, NORMAL, LOW = (SESSION_CPU_WEIGHT[priority] for priority in Priority)
-WEIGHTS = (HIGH, NORMAL, LOW)
 
 
 def main() -> None:
@@ -75,13 +71,12 @@ def play(
     asked: argparse.Namespace, names: Sequence[str], priorities: Sequence[Priority], number: int
 ) -> dict[str, Any]:
     options = ReplayOptions(
-        total_memory_bytes=ROOMY_BYTES, speed=asked.speed, base_memory_bytes=0,
+        total_memory_bytes=1 << 40, speed=asked.speed, base_memory_bytes=0,
         granularity=Granularity.TOOL, intent=DeclaredIntent(asked.intent), seed=number,
     )  # fmt: skip
     jobs = load_jobs([asked.traces / name for name in names], priorities, options)
     total = room_bytes(session_plans(jobs, asked.speed))
-    roomy = dataclasses.replace(options, cpu_weights=WEIGHTS)
-    floor = run_policy(Policy.NONE, jobs, roomy, run=number)
+    floor = isolation.play(isolation.FLOOR, jobs, options, number)
     sized = dataclasses.replace(options, total_memory_bytes=total)
     run = run_policy(Policy.AGENTCGROUP, jobs, sized, run=number)
     return {"size": len(jobs), **figures(jobs, run, floor, total)}
