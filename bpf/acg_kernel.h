@@ -36,15 +36,17 @@ struct kernfs_node {
 	u64 id;
 };
 
-struct cgroup {
-	struct kernfs_node *kn;
-	int level;
-	struct cgroup *ancestors[];
-};
-
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
 	struct cgroup_subsys_state *parent;
+};
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+	int level;
+	struct cgroup_subsys_state *subsys[1];
+	struct cgroup *ancestors[];
 };
 
 struct page_counter {
@@ -89,7 +91,28 @@ struct mm_struct___plain {
 	struct mm_rss_stat___plain rss_stat;
 };
 
+struct sched_entity {
+	u64 sum_exec_runtime;
+};
+
+struct sched_ext_entity {
+	u32 flags;
+	u32 weight;
+	u64 slice;
+	u64 dsq_vtime;
+};
+
+struct cpumask {
+	unsigned long bits[1];
+};
+
 struct task_struct {
+	unsigned int flags;
+	struct sched_entity se;
+	struct sched_ext_entity scx;
+	int nr_cpus_allowed;
+	const struct cpumask *cpus_ptr;
+	struct task_group *sched_task_group;
 	struct mm_struct *mm;
 	pid_t pid;
 	pid_t tgid;

@@ -135,4 +135,63 @@ enum acg_hook_count {
 	ACG_HOOK_COUNTS = 4,
 };
 
+/*
+ * The scheduler (sched.bpf.c). A policy holds for its cgroup and for all below it that have
+ * none of their own; figures out of range count as the first one.
+ */
+enum acg_latency {
+	ACG_STANDARD = 0,
+	ACG_INTERACTIVE = 1,
+	ACG_BATCH = 2,
+	ACG_LATENCIES = 3,
+};
+
+enum acg_rank {
+	ACG_UNMANAGED = 0,
+	ACG_LOW = 1,
+	ACG_NORMAL = 2,
+	ACG_HIGH = 3,
+	ACG_RANKS = 4,
+};
+
+struct acg_sched_policy {
+	__u32 latency;
+	__u32 rank;
+};
+_Static_assert(sizeof(struct acg_sched_policy) == 8, "acg_sched_policy layout");
+
+/*
+ * Written by user space. After lease_until_ns no policy holds; linger_ns later the scheduler
+ * leaves. policy_generation: another number after every change of a policy.
+ */
+struct acg_sched_control {
+	__u64 lease_until_ns;
+	__u64 linger_ns;
+	__u64 gate_closed_ns;
+	__u64 gate_open_ns;
+	__u64 gate_paused_until_ns;
+	__u64 policy_generation;
+};
+_Static_assert(sizeof(struct acg_sched_control) == 48, "acg_sched_control layout");
+
+/* What the scheduler did for one cgroup. */
+struct acg_sched_counts {
+	__u64 gated_count;
+	__u64 gated_ns;
+	__u64 throttled_count;
+	__u64 throttled_ns;
+	__u64 express_count;
+	__u64 express_ns;
+};
+_Static_assert(sizeof(struct acg_sched_counts) == 48, "acg_sched_counts layout");
+
+/* Why the kernel ended it: struct scx_exit_info. */
+struct acg_sched_exit {
+	__u64 kind;
+	__s64 code;
+	char reason[128];
+	char message[256];
+};
+_Static_assert(sizeof(struct acg_sched_exit) == 400, "acg_sched_exit layout");
+
 #endif
