@@ -77,6 +77,28 @@ static __always_inline void preempt_batch(struct task_struct *p, struct acg_cgro
 		scx_bpf_kick_cpu(cpu, KICK_PREEMPT);
 }
 
+/*
+ * Who wakes preempts if its cgroup is interactive and has credit, or, whatever its class, has had
+ * so much less than its share that it hardly ran: it gets even by that, so its share bounds it.
+ */
+static __always_inline bool goes_at_once(struct task *task, struct acg_cgroup *cgroup,
+					 u64 enq_flags, u64 now_ns)
+{
+	task->is_express = 0;
+	if (!(enq_flags & ENQ_WAKEUP))
+		return false;
+	if (cgroup->latency == ACG_INTERACTIVE && has_credit(cgroup, now_ns)) {
+		task->is_express = 1;
+		__sync_fetch_and_add(&cgroup->counts.express_count, 1);
+		return true;
+	}
+	if (cgroup->latency == ACG_BATCH || cgroup->running ||
+	    cgroup->key_ns + BEHIND_NS * acg_cpu_count > acg_clock_ns)
+		return false;
+	cgroup->key_ns = acg_clock_ns;
+	return true;
+}
+
 SEC("struct_ops/acg_enqueue")
 void BPF_PROG(acg_enqueue, struct task_struct *p, u64 enq_flags)
 {
@@ -84,24 +106,17 @@ void BPF_PROG(acg_enqueue, struct task_struct *p, u64 enq_flags)
 	u32 slot = task ? task->slot : NO_SLOT;
 	struct acg_cgroup *cgroup = cgroup_at(slot);
 	u64 now_ns = bpf_ktime_get_ns(), vtime_ns = p->scx.dsq_vtime;
-	bool is_express;
+	bool at_once;
 
 	if (!task || !cgroup || (p->flags & PF_KTHREAD && p->nr_cpus_allowed == 1)) {
 		insert(p, DSQ_LOCAL, TURN_NS, enq_flags);
 		return;
 	}
 	refresh_policy(cgroup, slot, now_ns);
-	is_express = enq_flags & ENQ_WAKEUP && cgroup->latency == ACG_INTERACTIVE &&
-		     has_credit(cgroup, now_ns);
-	if ((is_express || enq_flags & ENQ_LAST) &&
-	    !blocked_until(slot, now_ns)) {
-		if (is_express) {
-			task->is_express = 1;
-			__sync_fetch_and_add(&cgroup->counts.express_count, 1);
-			enq_flags |= ENQ_PREEMPT;
-		}
+	at_once = goes_at_once(task, cgroup, enq_flags, now_ns);
+	if ((at_once || enq_flags & ENQ_LAST) && !blocked_until(slot, now_ns)) {
 		cgroup->served_ns = now_ns;
-		insert(p, DSQ_LOCAL, SLICE_NS, enq_flags);
+		insert(p, DSQ_LOCAL, SLICE_NS, at_once ? enq_flags | ENQ_PREEMPT : enq_flags);
 		return;
 	}
 	if (vtime_ns + TURN_NS < cgroup->clock_ns)
@@ -133,7 +148,7 @@ __noinline int prepay(u32 slot, s32 cpu)
 	return 0;
 }
 
-/* It was taken out of the heap: back into it if it has somebody who waits. */
+/* It was taken out of the heap: back into it if it has somebody who waits. True if it was. */
 __noinline int put_back(u32 slot)
 {
 	struct acg_cgroup *cgroup = cgroup_at(slot);
@@ -141,9 +156,11 @@ __noinline int put_back(u32 slot)
 	if (!cgroup)
 		return 0;
 	cgroup->queued = 0;
-	if (scx_bpf_dsq_nr_queued(slot) > 0 || cgroup->runnable > cgroup->running)
-		wait_for_cpu(slot);
-	return 0;
+	if (scx_bpf_dsq_nr_queued(slot) <= 0 && cgroup->runnable <= cgroup->running)
+		return false;
+	wait_for_cpu(slot);
+	__sync_fetch_and_add(&held, 1);
+	return true;
 }
 
 enum taken {
@@ -223,8 +240,7 @@ void BPF_PROG(acg_dispatch, s32 cpu, struct task_struct *prev)
 	bpf_iter_num_destroy(&turns);
 	for (int at = 0; at < TRIES; at++)
 		if (aside[at] != NO_SLOT)
-			put_back(aside[at]);
-	__sync_fetch_and_add(&held, 1);
+			seen += put_back(aside[at]);
 	__sync_fetch_and_sub(&holding, 1);
 	if (taken == TOOK_ONE)
 		return;
@@ -236,7 +252,7 @@ void BPF_PROG(acg_dispatch, s32 cpu, struct task_struct *prev)
 		return;
 	}
 	/* what another CPU held aside, this one may have missed */
-	if (holding || held != seen + 1)
+	if (holding || held != seen)
 		scx_bpf_kick_cpu(cpu, 0);
 }
 

@@ -13,6 +13,7 @@
 /* Ends at the first tick after it: just less than one at 250 Hz. */
 #define TURN_NS (3 * NS_PER_MS)
 #define SHORT_TURN_NS (1 * NS_PER_MS)
+#define BEHIND_NS (10 * NS_PER_MS)
 #define RECLAIMED_LATELY_NS (100 * NS_PER_MS)
 #define TRIES 16
 #define PREEMPT_CHOICES 16
@@ -134,13 +135,18 @@ static __always_inline void start_timer(void)
 __noinline int park(u32 slot, u64 now_ns, u64 until_ns)
 {
 	struct acg_cgroup *cgroup = cgroup_at(slot);
+	u64 waits_ns;
 
 	if (!cgroup)
 		return 0;
+	/* not longer than blocked_until holds it back */
+	waits_ns = LONGEST_WAIT_NS / (cgroup->runnable ?: 1) + TIMER_FAST_NS;
 	cgroup->parked_ns = now_ns;
 	cgroup->is_gated = gate_until(cgroup->rank, now_ns) == until_ns;
 	__sync_fetch_and_add(cgroup->is_gated ? &cgroup->counts.gated_count :
 						&cgroup->counts.throttled_count, 1);
+	if (until_ns > cgroup->served_ns + waits_ns)
+		until_ns = cgroup->served_ns + waits_ns;
 	heap_push(PARKED, until_ns, slot);
 	start_timer();
 	return 0;
