@@ -15,8 +15,10 @@
 char LICENSE[] SEC("license") = "GPL";
 
 const volatile u32 acg_abi_version = ACG_ABI_VERSION;
-/* The size of what user space writes and reads. */
+/* What user space writes and reads: sizes and numbers. */
 const struct acg_sched_policy *acg_policy_layout __attribute__((unused));
+const enum acg_latency *acg_latency_numbers __attribute__((unused));
+const enum acg_rank *acg_rank_numbers __attribute__((unused));
 const struct acg_sched_control *acg_control_layout __attribute__((unused));
 
 SEC("struct_ops/acg_select_cpu")

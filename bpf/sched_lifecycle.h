@@ -242,10 +242,11 @@ s32 BPF_PROG(acg_init)
 SEC("struct_ops/acg_end")
 void BPF_PROG(acg_end, struct scx_exit_info *info)
 {
-	acg_exit.kind = info->kind;
 	acg_exit.code = info->exit_code;
 	bpf_probe_read_kernel_str(acg_exit.reason, sizeof(acg_exit.reason), info->reason);
 	bpf_probe_read_kernel_str(acg_exit.message, sizeof(acg_exit.message), info->msg);
+	/* last: who sees it reads the others */
+	acg_exit.kind = info->kind;
 }
 
 #endif
