@@ -107,7 +107,7 @@ void BPF_PROG(acg_enqueue, struct task_struct *p, u64 enq_flags)
 	struct task *task = task_of(p);
 	u32 slot = task ? task->slot : NO_SLOT;
 	struct acg_cgroup *cgroup = cgroup_at(slot);
-	u64 now_ns = bpf_ktime_get_ns(), vtime_ns = p->scx.dsq_vtime;
+	u64 now_ns = bpf_ktime_get_ns(), vtime_ns = p->scx.dsq_vtime, longest_ns;
 	bool at_once;
 
 	if (!task || !cgroup || (p->flags & PF_KTHREAD && p->nr_cpus_allowed == 1)) {
@@ -121,8 +121,12 @@ void BPF_PROG(acg_enqueue, struct task_struct *p, u64 enq_flags)
 		insert(p, DSQ_LOCAL, SLICE_NS, at_once ? enq_flags | ENQ_PREEMPT : enq_flags);
 		return;
 	}
+	/* a sleeper gains a turn, and who ran on for want of a tick waits for one at most */
 	if (vtime_ns + TURN_NS < cgroup->clock_ns)
 		vtime_ns = cgroup->clock_ns - TURN_NS;
+	longest_ns = cgroup->clock_ns + TURN_NS * DEFAULT_WEIGHT / (p->scx.weight ?: 1);
+	if (vtime_ns > longest_ns)
+		vtime_ns = longest_ns;
 	if (!cgroup->queued)
 		cgroup->served_ns = now_ns;
 	scx_bpf_dsq_insert_vtime(p, slot, SLICE_NS, vtime_ns, enq_flags);

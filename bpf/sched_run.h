@@ -193,7 +193,7 @@ static __always_inline void charge(struct task_struct *p, struct cpu *cpu)
 
 		if (now_ns - cgroup->limits_read_ns > LIMITS_READ_NS) {
 			cgroup->limits_read_ns = now_ns;
-			read_limits((u64)p->sched_task_group, cpu->slot);
+			read_limits((u64)BPF_CORE_READ(p, sched_task_group), cpu->slot);
 		}
 	}
 }

@@ -10,6 +10,8 @@ Runs inside a guest (or a host like it) and prints one JSON object.
                   write(). `roomy`: the same calls where there is room for both. The daemon's
                   loop and the client run before everybody else (SCHED_FIFO): what is measured
                   is whether the loop was held up, not whether the CPU was somebody's.
+                  `loop_slept`: from the kernel's trace, how long the loop's thread slept
+                  anywhere but in epoll_wait.
     waking        A process sleeps because it met its line (memory.high). How long from the
                   write of a higher line to its next page: with the daemon's way (`woken`) and
                   with the write alone (`raised`), interleaved.
@@ -36,6 +38,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "guest")]
 
 from harness import CGROUPFS, PrivateDaemon, read_value  # noqa: E402
+from loop_sleeps import LoopSleeps  # noqa: E402
 from reaction import bare_root  # noqa: E402
 
 from agentcgroup.cgroupfs.handle import Cgroup  # noqa: E402
@@ -117,6 +120,7 @@ def main() -> None:
 def taking_back(rounds: int) -> dict[str, Any]:
     took_ms: dict[str, list[float]] = {row: [] for row in BUDGETS_BYTES}
     lost_mib: dict[str, list[float]] = {row: [] for row in BUDGETS_BYTES}
+    slept_ms: dict[str, list[float]] = {row: [] for row in BUDGETS_BYTES}
     draw = random.Random(0)
     Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1")
     with tempfile.NamedTemporaryFile(dir=ON_DISK) as file:
@@ -127,16 +131,23 @@ def taking_back(rounds: int) -> dict[str, Any]:
                 with PrivateDaemon(session={"memory_reserve": "1M"}) as daemon:
                     start(daemon, BUDGETS_BYTES[row])
                     asker = Asker(daemon)
-                    lost_bytes = two_calls(daemon, Path(file.name))
+                    assert daemon.process is not None
+                    with LoopSleeps(daemon.process.pid) as loop:
+                        lost_bytes = two_calls(daemon, Path(file.name))
                     answered_ms = asker.stop()
                 if number:  # the first round reads everybody's code from the disk
                     lost_mib[row].append(lost_bytes / MIB)
                     took_ms[row] += answered_ms
+                    slept_ms[row] += loop.found_ms
     rows = {row: answers(values) for row, values in took_ms.items()}
     return {
         "rounds": rounds,
         "lost_mib": lost_mib,
         "answers": rows,
+        "loop_slept": {
+            row: {"count": len(values), "max_ms": max(values, default=0.0)}
+            for row, values in slept_ms.items()
+        },
         "tight_over_roomy": {q: rows["tight"][q] / rows["roomy"][q] for q in QUANTILES},
         "tight_minus_roomy": {q: rows["tight"][q] - rows["roomy"][q] for q in QUANTILES},
     }
