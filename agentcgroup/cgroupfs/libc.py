@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few C library calls that Python's os module lacks: fstatfs, inotify, mlockall."""
+"""The few C library calls that Python's os module lacks: fstatfs, inotify, mlockall, prctl."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = [
     "inotify_init1",
     "inotify_rm_watch",
     "lock_memory",
+    "refuse_huge_pages",
 ]
 
 # linux/magic.h
@@ -39,6 +40,9 @@ IN_CLOEXEC: Final = os.O_CLOEXEC
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
 _MCL_ONFAULT: Final = 4
+
+# sys/prctl.h
+_PR_SET_THP_DISABLE: Final = 41
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # struct statfs begins with a long f_type and is 120 bytes on 64-bit.
@@ -67,6 +71,11 @@ def lock_memory() -> None:
     """What this process has touched of its memory stays in RAM, code too; what it never
     touches costs nothing (mlockall(2), MCL_ONFAULT). Raises OSError."""
     _checked(_libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT))
+
+
+def refuse_huge_pages() -> None:
+    """For this process and those that it starts (prctl(2), PR_SET_THP_DISABLE). Raises OSError."""
+    _checked(_libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0))
 
 
 def _checked(result: int) -> int:

@@ -8,7 +8,7 @@ Runs inside a guest (or a host like it) and prints one JSON object.
                   needs that memory, again and again, while a client asks the daemon for its
                   version. `tight`: the memory has to be taken back, which reclaims inside
                   write(). `roomy`: the same calls where there is room for both. The daemon's
-                  loop and the client run before everybody else (SCHED_FIFO): what is measured
+                  threads and the client run before everybody else (SCHED_RR): what is measured
                   is whether the loop was held up, not whether the CPU was somebody's.
                   `loop_slept`: from the kernel's trace, how long the loop's thread slept
                   anywhere but in epoll_wait.
@@ -53,8 +53,8 @@ FILE_MIB = 300
 HIGH_MIB = 250
 # An answer costs CPU that the calls need: not so often that they starve.
 ASK_EVERY_S = 0.05
-FIFO_PRIORITY = 10
-WORKERS_PRIORITY = 5
+REAL_TIME_PRIORITY = 10
+TURN_MS = 1
 QUANTILES = ("p50_ms", "p99_ms", "max_ms")
 
 GROW = "import sys; held = bytearray(int(sys.argv[1]) << 20)"
@@ -164,19 +164,11 @@ def start(daemon: PrivateDaemon, budget_bytes: int) -> None:
     daemon.client.create_session("low", priority="low")
 
 
-def before_everybody(thread_id: int, priority: int = FIFO_PRIORITY) -> None:
-    os.sched_setscheduler(
-        thread_id, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority)
-    )
-
-
-def workers_before_calls(daemon: PrivateDaemon) -> None:
-    """The daemon's other threads come after its loop, but before the calls: one that has the
-    interpreter's lock and no CPU would hold up the loop, which is no matter of taking back."""
-    assert daemon.process is not None
-    for thread in Path(f"/proc/{daemon.process.pid}/task").iterdir():
-        if int(thread.name) != daemon.process.pid:
-            before_everybody(int(thread.name), WORKERS_PRIORITY)
+def before_everybody(process_id: int) -> None:
+    """Its other threads, too: one that has the interpreter's lock and no CPU would hold up the
+    loop, which is no matter of taking back. They take turns, each TURN_MS at most."""
+    Path("/proc/sys/kernel/sched_rr_timeslice_ms").write_text(str(TURN_MS))
+    os.sched_setscheduler(process_id, os.SCHED_RR, os.sched_param(REAL_TIME_PRIORITY))
 
 
 def two_calls(daemon: PrivateDaemon, file: Path) -> int:
@@ -192,7 +184,6 @@ def two_calls(daemon: PrivateDaemon, file: Path) -> int:
             before = at_most
             time.sleep(0.3)
             at_most = int(read_value(leaf, "memory.current"))
-        workers_before_calls(daemon)
         with client.tool_call(Intent(memory=HIGH_MIB * MIB), session="high") as high:
             high.run([sys.executable, "-I", "-S", "-c", GROW, str(HIGH_MIB - 20)])
         left = int(read_value(leaf, "memory.current"))

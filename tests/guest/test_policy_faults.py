@@ -82,6 +82,8 @@ def test_the_daemon_cannot_be_paged_out(small: PrivateDaemon) -> None:
     small.start()
     assert small.process is not None
     assert locked_share(small.process.pid) > 0.9
+    status = Path(f"/proc/{small.process.pid}/status").read_text()
+    assert "THP_enabled:\t0\n" in status, "huge pages in the making hold up the loop"
     assert "not locked" not in small.log_text()
 
 
