@@ -61,7 +61,7 @@ class LoopSleeps:
 def sleeps_ms(trace: str) -> list[float]:
     """Every sleep outside epoll_wait, in ms."""
     found: list[float] = []
-    resting = False
+    resting = True  # until it is seen to enter: what was before is not known
     slept_from_s: float | None = None
     for line in trace.splitlines():
         match = None if line.startswith("#") else _LINE.search(line)
