@@ -8,12 +8,14 @@ because one with wrong arguments loads and reads nonsense.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 __all__ = [
     "CAPABILITIES",
+    "GATE",
     "MEMORY_OBJECT",
+    "SCHED_OBJECT",
     "TOOLCALL_OBJECT",
     "Capability",
     "Choice",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 MEMORY_OBJECT = "memory.bpf.o"
+SCHED_OBJECT = "sched.bpf.o"
 TOOLCALL_OBJECT = "toolcall.bpf.o"
 
 _MEMCG = "struct mem_cgroup *"
@@ -153,12 +156,18 @@ CAPABILITIES: tuple[Capability, ...] = (
     ),
 )
 
+_RECLAIMS = Program("acg_sched_reclaims", "fentry", "try_to_free_mem_cgroup_pages", (_MEMCG,))
+_OVER_HIGH = Program("acg_sched_over_high", "fentry", "reclaim_high", (_MEMCG,))
 
-def choose(facts: KernelFacts) -> Choice:
+GATE = Capability("gate", SCHED_OBJECT, ((_RECLAIMS, _OVER_HIGH), (_RECLAIMS,)))
+"""Part of the scheduler: not among those that stand by themselves."""
+
+
+def choose(facts: KernelFacts, capabilities: Sequence[Capability] = CAPABILITIES) -> Choice:
     """The best programs for a kernel with these facts."""
     chosen: dict[Capability, tuple[Program, ...]] = {}
     missing: dict[str, str] = {}
-    for capability in CAPABILITIES:
+    for capability in capabilities:
         reasons: list[str] = []
         for alternative in capability.alternatives:
             misfits = [why for program in alternative if (why := _misfit(program, facts))]
@@ -172,10 +181,12 @@ def choose(facts: KernelFacts) -> Choice:
 
 
 def gather(
-    function: Callable[[str], Parameters | None], tracepoint: Callable[[str], Parameters | None]
+    function: Callable[[str], Parameters | None],
+    tracepoint: Callable[[str], Parameters | None],
+    capabilities: Sequence[Capability] = CAPABILITIES,
 ) -> KernelFacts:
     """Look up every hook of the table, with the given ways to ask the kernel's BTF."""
-    programs = [p for c in CAPABILITIES for alternative in c.alternatives for p in alternative]
+    programs = [p for c in capabilities for alternative in c.alternatives for p in alternative]
     return KernelFacts(
         functions={p.target: function(p.target) for p in programs if not p.is_tracepoint},
         tracepoints={p.target: tracepoint(p.target) for p in programs if p.is_tracepoint},

@@ -41,6 +41,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_object__next_map": (_POINTER, (_POINTER, _POINTER)),
     "bpf_map__name": (ctypes.c_char_p, (_POINTER,)),
     "bpf_map__fd": (ctypes.c_int, (_POINTER,)),
+    "bpf_map__value_size": (ctypes.c_uint32, (_POINTER,)),
     "bpf_map__set_max_entries": (ctypes.c_int, (_POINTER, ctypes.c_uint32)),
     "bpf_map__initial_value": (_POINTER, (_POINTER, ctypes.POINTER(ctypes.c_size_t))),
     "bpf_map__set_autocreate": (ctypes.c_int, (_POINTER, ctypes.c_bool)),
@@ -68,6 +69,10 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
     "bpf_map_lookup_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)),
     "bpf_map_delete_elem": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
+    "bpf_map_get_next_key": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)),
+    "bpf_link_detach": (ctypes.c_int, (ctypes.c_int,)),
+    "bpf_obj_pin": (ctypes.c_int, (ctypes.c_int, ctypes.c_char_p)),
+    "bpf_obj_get": (ctypes.c_int, (ctypes.c_char_p,)),
     "bpf_obj_get_info_by_fd": (
         ctypes.c_int,
         (ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint32)),
@@ -148,6 +153,14 @@ class LibBpf:
             return None
         return value.raw
 
+    def keys(self, map_fd: int, key_bytes: int) -> list[bytes]:
+        """Of a hash map; one that changes meanwhile may be listed in part."""
+        found: list[bytes] = []
+        key = ctypes.create_string_buffer(key_bytes)
+        while not self.bpf_map_get_next_key(map_fd, found[-1] if found else None, key):
+            found.append(key.raw)
+        return found
+
     def program_info(self, program_fd: int, size_bytes: int) -> bytes:
         info = ctypes.create_string_buffer(size_bytes)
         size = ctypes.c_uint32(size_bytes)
@@ -164,6 +177,12 @@ class LibBpf:
             return 0
 
         return _RING(trampoline)
+
+    def mount_bpffs(self, where: str) -> None:
+        """For root alone, as systemd does. Raises OSError."""
+        if _libc.mount(b"bpf", where.encode(), b"bpf", ctypes.c_ulong(0), b"mode=0700"):
+            number = ctypes.get_errno()
+            raise OSError(number, f"cannot mount {where}: {os.strerror(number)}")
 
     @staticmethod
     def bytes_at(address: int, size: int) -> bytes:
@@ -201,5 +220,5 @@ def _print(level: int, template: bytes, arguments: int) -> int:
     return 0
 
 
-_libc = ctypes.CDLL(None)
+_libc = ctypes.CDLL(None, use_errno=True)
 _print_callback = _PRINT(_print)  # libbpf keeps only the C pointer

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from ..errors import NotSupportedError
 from ..log import get_logger
 from .btf import Btf, Kind
 from .decode import RecordLayout, check_version
-from .objects import BpfObject, read_image
+from .objects import BpfObject, hung_up, read_image
 
 __all__ = ["MODULE", "Line", "MemcgOps", "Offer", "find_offer"]
 
@@ -209,9 +208,7 @@ class MemcgOps:
         return self._link_fd
 
     def detached(self) -> bool:
-        poll = select.poll()
-        poll.register(self._link_fd, select.POLLIN)
-        return any(events & select.POLLHUP for _fd, events in poll.poll(0))
+        return hung_up(self._link_fd)
 
     def close(self) -> None:
         self._object.close()

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import re
+import select
 import struct
 import sys
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from ..log import get_logger
 from .btf import Btf
 from .libbpf import collected_log, load_libbpf
 
-__all__ = ["BpfLoadError", "BpfObject", "ProgramInfo", "load_object", "read_image"]
+__all__ = ["BpfLoadError", "BpfObject", "ProgramInfo", "hung_up", "load_object", "read_image"]
 
 BUILT = Path(__file__).resolve().parent.parent / "_built"
 
@@ -77,6 +78,10 @@ class BpfObject:
         self._programs = self._list_programs()
         self._links: dict[str, int] = {}
         self.btf = Btf.of_object(self._object)
+
+    @property
+    def program_names(self) -> list[str]:
+        return list(self._programs)
 
     def select(self, programs: Iterable[str]) -> None:
         """Only these will be loaded."""
@@ -141,11 +146,15 @@ class BpfObject:
                 f"cannot attach {map_name}",
             )
         self._links[map_name] = link
-        return self._lib.check(self._lib.bpf_link__fd(link), map_name)
+        return self.link_fd(map_name)
 
     def detach(self, name: str) -> None:
         """Undo `attach` or `attach_hooks`."""
         self._lib.bpf_link__destroy(self._links.pop(name))
+
+    def link_fd(self, name: str) -> int:
+        """Of what was attached by this name."""
+        return self._lib.check(self._lib.bpf_link__fd(self._links[name]), name)
 
     @property
     def attached(self) -> list[str]:
@@ -153,6 +162,10 @@ class BpfObject:
 
     def map_fd(self, name: str) -> int:
         return self._lib.check(self._lib.bpf_map__fd(self._map(name)), f"map {name}")
+
+    def value_bytes(self, map_name: str) -> int:
+        size: int = self._lib.bpf_map__value_size(self._map(map_name))
+        return size
 
     def update(self, map_name: str, key: bytes, value: bytes) -> None:
         result = self._lib.bpf_map_update_elem(self.map_fd(map_name), key, value, 0)
@@ -238,6 +251,13 @@ def load_object(
         else:
             return loading, refused
     return None, refused
+
+
+def hung_up(link_fd: int) -> bool:
+    """Somebody else has detached this link."""
+    poll = select.poll()
+    poll.register(link_fd, select.POLLIN)
+    return any(events & select.POLLHUP for _fd, events in poll.poll(0))
 
 
 def read_image(name: str) -> bytes:

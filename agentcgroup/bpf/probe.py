@@ -17,16 +17,16 @@ from enum import StrEnum
 from pathlib import Path
 
 from ..errors import InconclusiveError, NotSupportedError
-from .btf import Btf, Kind
+from .btf import Btf
 from .choose import TOOLCALL_OBJECT, choose, gather
 from .libbpf import load_libbpf
 from .memcg_ops import find_offer
 from .objects import load_object
+from .sched_plan import make_plan
 
 __all__ = ["Answer", "Finding", "forget", "probe", "probe_all"]
 
 _BTF_DIRECTORY = Path("/sys/kernel/btf")
-_SCHED_EXT = Path("/sys/kernel/sched_ext")
 _CGROUP_KFUNCS = (
     "bpf_cgroup_from_id", "bpf_cgroup_release", "bpf_get_mem_cgroup", "bpf_put_mem_cgroup",
     "bpf_mem_cgroup_usage",
@@ -152,9 +152,9 @@ def _hook(capability: str) -> Callable[[], _Result]:
 
 
 def _sched_ext() -> _Result:
-    if not _SCHED_EXT.is_dir():
-        return Answer.NO, f"the kernel has no sched_ext ({_SCHED_EXT} is missing)"
-    return _has_type("sched_ext_ops", "the kernel takes schedulers as BPF programs")
+    plan = make_plan()
+    limits = "reads cpu.max and cpu.idle from it" if plan.unfit else "is told cpu.max and cpu.idle"
+    return Answer.YES, f"the kernel takes our scheduler, which {limits}"
 
 
 def _memcg_struct_ops() -> _Result:
@@ -171,17 +171,6 @@ def _cgroup_kfuncs() -> _Result:
     if absent:
         return Answer.NO, f"the kernel has no {', '.join(absent)}"
     return Answer.YES, "programs can read a memcg's figures through kfuncs"
-
-
-def _has_type(name: str, success: str) -> _Result:
-    kernel = Btf.of_kernel()
-    try:
-        found = kernel.try_find(name, Kind.STRUCT)
-    finally:
-        kernel.close()
-    if found is None:
-        return Answer.NO, f"the kernel has no struct {name}"
-    return Answer.YES, success
 
 
 _PROBES: dict[str, Callable[[], _Result]] = {

@@ -42,6 +42,7 @@ _REMEDY = {
     "ring_buffer": "Linux 5.8 or newer",
     "tracing": "install a wheel that was built with clang; needs root and kernel BTF",
     "sched_ext": "Linux 6.12 or newer with CONFIG_SCHED_CLASS_EXT=y; cpu.weight is used instead",
+    "scheduler": "optional, off by default: agentcgroupd --cpu sched_ext",
     "memcg_struct_ops": "optional: bpf/kmod brings it; memory.high and events are used without",
     "cgroup_kfuncs": _NEWER_KERNEL,
     "exec_hook": _NEWER_KERNEL,
@@ -109,7 +110,15 @@ def _local() -> list[Fact]:
     else:
         facts.append(("cgroup2", "yes", f"mounted at {mount}"))
         facts += _of_files()
-    return [*facts, *_facts(probe_bpf())]
+    return [*facts, *_facts(probe_bpf()), _scheduler()]
+
+
+def _scheduler() -> Fact:
+    from ..bpf.sched_plan import loaded_scheduler  # noqa: PLC0415
+
+    loaded = loaded_scheduler()
+    by = f"{loaded} is loaded" if loaded else "the kernel's own is active"
+    return "scheduler", "no", f"{by}, and no daemon was asked"
 
 
 def _peer_pidfd() -> Fact:

@@ -12,7 +12,7 @@ from ..types.validation import parse
 
 __all__ = ["daemon"]
 
-_MEMORY_LAYERS = ("auto", "files", "events", "memcg_ops")
+_MEMORY_LAYERS = ("auto", "files", "events", "gate", "memcg_ops")
 
 
 def daemon(
@@ -21,9 +21,12 @@ def daemon(
     socket: Annotated[str | None, typer.Option(help="Path of the agents' socket.")] = None,
     cpu: Annotated[str | None, typer.Option(help="auto, files or sched_ext.")] = None,
     memory: Annotated[
-        str | None, typer.Option(help="auto, or layers: files,events,memcg_ops.")
+        str | None, typer.Option(help="auto, or layers: files,events,gate,memcg_ops.")
     ] = None,
     mode: Annotated[str | None, typer.Option(help="enforce, observe or off.")] = None,
+    require: Annotated[
+        bool, typer.Option("--require", help="No daemon rather than one without --cpu sched_ext.")
+    ] = False,
 ) -> None:
     """Run the daemon in the foreground until SIGTERM. Needs root and cgroup v2."""
     from ..daemon.config import Config, load_config  # noqa: PLC0415  (quick --help)
@@ -36,6 +39,7 @@ def daemon(
         "cpu_layer": cpu,
         "memory_layers": _memory(memory),
         "mode": mode,
+        "cpu_require": require or None,
     }
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     section = {**loaded.daemon.model_dump(mode="json"), **changes}

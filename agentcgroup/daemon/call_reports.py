@@ -55,7 +55,7 @@ def live_info(core: Core, record: CallRecord, layers: list[str], *, figures: boo
         waited_ms=round(record.waited_ms if leaf else age_ms, 3),
         frozen_ms=round((record.frozen_ns + held_ns) / 1e6, 3),
         because=record.because.text if record.because and state != "running" else None,
-        **(live_figures(leaf) if figures and leaf else {}),
+        **(live_figures(leaf) | core.scheduled(record) if figures and leaf else {}),
     )
 
 

@@ -11,20 +11,25 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ..errors import ConfigError
+from ..errors import ConfigError, InvalidValueError
 from ..policy.delay import CEILING_MS
 from ..protocol.sockets import DEFAULT_AGENT_SOCKET
 from ..types.intents import Duration, Size
 from ..types.sessions import Mode
 from ..types.validation import WireModel, parse
 
-__all__ = ["DEFAULT_CONFIG_PATH", "MEMCG_OPS", "Config", "Wish", "load_config"]
+__all__ = [
+    "DEFAULT_CONFIG_PATH", "GATE", "MEMCG_OPS", "SCHED_EXT", "Config", "Wish", "load_config",
+]  # fmt: skip
 
 DEFAULT_CONFIG_PATH = "/etc/agentcgroup/config.toml"
 MEMCG_OPS = "memcg_ops"
-_MEMORY_LAYERS = "^(auto|(files|events|memcg_ops)(, ?(files|events|memcg_ops))*)$"
+SCHED_EXT = "sched_ext"
+GATE = "gate"
+_LAYER = f"(files|events|{GATE}|{MEMCG_OPS})"
+_MEMORY_LAYERS = f"^(auto|{_LAYER}(, ?{_LAYER})*)$"
 
 
 class Wish(StrEnum):
@@ -47,6 +52,7 @@ class DaemonConfig(WireModel):
     memory_layers: Annotated[str, Field(pattern=_MEMORY_LAYERS)] = "auto"
     memcg_ops: Wish = Wish.OFF
     cpu_layer: Annotated[str, Field(pattern="^(auto|files|sched_ext)$")] = "auto"
+    cpu_require: bool = False
     guardian: bool = True
     guardian_timeout_s: Duration = 2.0
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
@@ -56,6 +62,25 @@ class DaemonConfig(WireModel):
     def wants_events(self) -> bool:
         """BPF reports pressure if it can; `auto` is all but what is off by default."""
         return self.memory_layers == "auto" or "events" in self.memory_layers
+
+    @property
+    def names_gate(self) -> bool:
+        return GATE in self.memory_layers
+
+    @property
+    def wants_gate(self) -> bool:
+        """Where the scheduler runs `auto` has it, too."""
+        return self.memory_layers == "auto" or self.names_gate
+
+    @model_validator(mode="after")
+    def _gate_is_in_the_scheduler(self) -> DaemonConfig:
+        if self.names_gate and self.cpu_layer != SCHED_EXT:
+            raise InvalidValueError(
+                "memory_layers", self.memory_layers,
+                f"the gate is a part of the scheduler: add cpu_layer = '{SCHED_EXT}'"
+                f" (--cpu {SCHED_EXT}), or leave '{GATE}' out",
+            )  # fmt: skip
+        return self
 
     @property
     def wants_hooks(self) -> Wish:
@@ -88,6 +113,8 @@ class PolicyTuning(WireModel):
     step: Size = 32 << 20
     throttle_max_ms: Annotated[int, Field(ge=10, le=60000)] = 250
     deadlock_after_ms: Annotated[int, Field(ge=100, le=600000)] = 1000
+    gate_closed_ms: Annotated[int, Field(ge=1, le=1000)] = 50
+    gate_open_ms: Annotated[int, Field(ge=1, le=1000)] = 10
     delay_max_ms: Annotated[int, Field(ge=1, le=CEILING_MS)] = 200
     delay_burst_pct: Annotated[int, Field(ge=0, le=100)] = 12
     delay_window_pct: Annotated[int, Field(ge=1, le=1000)] = 25

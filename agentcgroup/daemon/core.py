@@ -57,6 +57,8 @@ class Core:
         self.by_cgroup: dict[int, CallRecord] = {}
         self.on_timer: Callable[[int], int | None] | None = None
         self.on_grant: Callable[[CallRecord], None] = _nothing
+        self.open_gate: Callable[[], None] = lambda: None
+        self.scheduled: Callable[[CallRecord], dict[str, float | None]] = lambda _record: {}
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns: int | None = None
@@ -139,6 +141,7 @@ class Core:
             return
         try:
             if record.killed is not None:
+                self.open_gate()
                 record.leaf.kill()
             else:
                 record.leaf.freeze(record.frozen_since_ns is not None)
@@ -332,6 +335,7 @@ class Core:
         record = self.calls[action.call]
         record.note_thawed(self.clock.now_ns())
         if record.leaf is not None:
+            self.open_gate()
             record.leaf.freeze(False)
             record.save()
 
@@ -359,6 +363,7 @@ class Core:
         if record.leaf is not None:
             # First why, then the deed: we may die in between.
             record.save()
+            self.open_gate()
             record.leaf.kill()
 
     def _kernel_limits(self, limits: Limits) -> Limits:

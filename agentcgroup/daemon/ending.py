@@ -84,6 +84,7 @@ class Ender:
             return ()
         if record.intent.background is Background.KEEP and record.killed is None:
             return self._to_background(leaf, session)
+        self._core.open_gate()
         leaf.kill()
         if record.frozen_since_ns is not None:
             leaf.freeze(False)

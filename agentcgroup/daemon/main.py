@@ -25,6 +25,7 @@ from . import systemd
 from .calls import Calls
 from .config import Config, load_config
 from .core import Core
+from .cpu_scheduler import CpuScheduler
 from .decisions import Decisions
 from .ending import Ender
 from .guardian import Guardian
@@ -108,6 +109,10 @@ class Daemon:
         self._parts.callback(self._hooks.close)
         self._hooks.open(self.root, config.daemon.wants_hooks)
         self.core.on_grant = self._hooks.granted
+        self._cpu = CpuScheduler(self.core, config)
+        self._parts.callback(self._cpu.close)
+        self._cpu.open(self.root)
+        self.core.open_gate, self.core.scheduled = self._cpu.open_gate, self._cpu.figures
         sessions = Sessions(self.core, self.root, config.session, config.daemon.mode, Cgroup.open)
         ender = Ender(self.core, self.root, self._store)
         calls = Calls(self.core, tree_path, self._store, ender, config.call, config.session)
@@ -123,7 +128,7 @@ class Daemon:
             spawn=not _guardian_is_a_service(), on_beat=takeover.check,
         )  # fmt: skip
         self._status = Status(
-            self.core, self.root, self._signals, self._hooks, config.daemon.mode,
+            self.core, self.root, self._signals, self._hooks, self._cpu, config.daemon.mode,
             lambda: self._guardian.pid, self._server_stats,
         )  # fmt: skip
         handlers = Handlers(self.core, sessions, calls, self._store, self._signals, self._status)
@@ -152,13 +157,16 @@ class Daemon:
     def _watch(self, record: CallRecord) -> None:
         self._signals.watch(record)
         self._hooks.begin(record)
+        self._cpu.begin(record)
 
     def _unwatch(self, record: CallRecord) -> None:
+        self._cpu.end(record)
         self._hooks.end(record)
         self._signals.unwatch(record)
 
     def _layers(self) -> list[str]:
-        return self._signals.layers() + self._hooks.layers()
+        memory = self._signals.layers() + self._cpu.memory_layers() + self._hooks.layers()
+        return memory + self._cpu.layers()
 
     def _server_stats(self) -> dict[str, int]:
         return self._server.stats()
@@ -197,6 +205,7 @@ class Daemon:
             return
         self.core.state.config = _policy(config)
         self._hooks.tuning = _delay(config)
+        self._cpu.tune(config)
         self.core.feed(i.HostBudget(self.core.clock.now_ns(), budget))
         _log.info("configuration reloaded: budget %d MiB", budget >> 20)
 

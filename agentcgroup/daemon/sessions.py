@@ -174,6 +174,7 @@ class Sessions:
     async def end(self, record: SessionRecord) -> None:
         """Kill everything in it and remove it. Its calls were ended before."""
         self._forget(record)
+        self._core.open_gate()
         with contextlib.suppress(CgroupGoneError):
             record.cgroup.kill()
         await self._remove_cgroups(record)

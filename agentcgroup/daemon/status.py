@@ -13,6 +13,7 @@ from ..policy.accounting import host_free_bytes
 from ..protocol.messages import SessionInfo
 from ..types.sessions import Mode
 from .core import Core
+from .cpu_scheduler import CpuScheduler
 from .memcg_hooks import MemcgHooks
 from .signals import Signals
 
@@ -26,6 +27,7 @@ class Status:
         root: CgroupLike,
         signals: Signals,
         hooks: MemcgHooks,
+        cpu: CpuScheduler,
         mode: Mode,
         guardian_pid: Callable[[], int | None],
         server_stats: Callable[[], dict[str, int]],
@@ -34,6 +36,7 @@ class Status:
         self._root = root
         self._signals = signals
         self._hooks = hooks
+        self._cpu = cpu
         self._mode = mode
         self._guardian_pid = guardian_pid
         self._server_stats = server_stats
@@ -52,14 +55,15 @@ class Status:
                 "free_bytes": host_free_bytes(state),
             },
             "layers": {
-                "memory": self._signals.layers() + self._hooks.layers(),
-                "cpu": ["files"],
+                "memory": self._signals.layers() + self._cpu.memory_layers() + self._hooks.layers(),
+                "cpu": ["files", *self._cpu.layers()],
                 "boundary": ["declared"],
             },
             "events_source": self._signals.source(),
-            "missing": self._signals.missing | self._hooks.missing,
+            "missing": self._signals.missing | self._hooks.missing | self._cpu.missing,
             "bpf": {"programs": self._signals.programs(), "dropped": self._signals.dropped()},
             "memcg_ops": self._hooks.report(),
+            "scheduler": self._cpu.report(),
             "guardian_pid": self._guardian_pid(),
             "decisions": self._core.decisions.counts,
             "server": self._server_stats(),
@@ -72,6 +76,7 @@ class Status:
 
         found = [(c.name, c.answer.value, c.reason) for c in probe_files(self._root)]
         found += [(f"bpf {f.name}", f.answer.value, f.reason) for f in probe_bpf()]
+        found.append(("scheduler", *self._cpu.finding()))
         return {
             "capabilities": [
                 {"name": name, "answer": answer, "reason": reason} for name, answer, reason in found

@@ -199,8 +199,9 @@ class ToolResume(WireModel):
 class CallInfo(_Result):
     """`state`: queued, running, frozen, ended.
 
-    `cpu_s`, `throttled_ms` and `pressure_avg10_pct` are in `tool.get`, and in `tool.list` for
-    who asks for `figures`. `because` says why it waits or stands still.
+    `cpu_s`, `throttled_ms`, `pressure_avg10_pct` and, while our scheduler runs, `gated_ms`,
+    `gated_count` and `cpu_throttled_ms` are in `tool.get`, and in `tool.list` for who asks for
+    `figures`. `because` says why it waits or stands still.
     """
 
     call: str
@@ -220,6 +221,9 @@ class CallInfo(_Result):
     cpu_s: float | None = None
     throttled_ms: float | None = None
     pressure_avg10_pct: float | None = None
+    gated_ms: float | None = None
+    gated_count: int | None = None
+    cpu_throttled_ms: float | None = None
     because: str | None = None
     outcome: Outcome | None = None
 

@@ -80,7 +80,13 @@ def test_units_are_read_as_people_write_them(tmp_path: Path) -> None:
         ("[policy]\ndelay_burst_pct = 101\n", "policy.delay_burst_pct", ("equal to 100",)),
         ("[policy]\ndelay_window_pct = 0\n", "policy.delay_window_pct", ("equal to 1",)),
         ('[daemon]\nmemcg_ops = "yes"\n', "daemon.memcg_ops", ("'off', 'on' or 'required'",)),
-        ('[daemon]\nmemory_layers = "gate"\n', "daemon.memory_layers", ("memcg_ops",)),
+        ('[daemon]\nmemory_layers = "gates"\n', "daemon.memory_layers", ("memcg_ops", "gate")),
+        ('[daemon]\nmemory_layers = "gate"\n', "daemon.memory_layers", ("--cpu sched_ext",)),
+        ("[daemon]\ncpu_require = 7\n", "daemon.cpu_require", ("boolean",)),
+        ("[policy]\ngate_closed_ms = 0\n", "policy.gate_closed_ms", ("equal to 1",)),
+        ("[policy]\ngate_closed_ms = 1001\n", "policy.gate_closed_ms", ("equal to 1000",)),
+        ("[policy]\ngate_open_ms = 0\n", "policy.gate_open_ms", ("equal to 1",)),
+        ("[policy]\ngate_open_ms = 1001\n", "policy.gate_open_ms", ("equal to 1000",)),
         ("[outcomes]\nkeep = 0\n", "outcomes.keep", ("equal to 1",)),
         ("[outcomes]\nkeep_hours = -1\n", "outcomes.keep_hours", ("greater than 0",)),
     ],
@@ -135,3 +141,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_hostile_values_are_quoted_and_cut(tmp_path: Path) -> None:
     error = refusal(tmp_path, '[daemon]\nmode = "' + "x" * 500 + '\\u001b[31m"\n')
     assert "x" * 60 in str(error) and "x" * 65 not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("memory", "named", "wanted"),
+    [("auto", False, True), ("files, events", False, False), ("files,gate", True, True)],
+)
+def test_auto_has_the_gate_and_naming_it_demands_it(
+    tmp_path: Path, memory: str, named: bool, wanted: bool
+) -> None:
+    config = load(tmp_path, f'[daemon]\ncpu_layer = "sched_ext"\nmemory_layers = "{memory}"\n')
+    assert (config.daemon.names_gate, config.daemon.wants_gate) == (named, wanted)
