@@ -3,10 +3,10 @@
 
 guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip there would
 be a hole that looks like a pass, so it is turned into a failure. agents: only on a kernel
-that tells who calls (test_identity_fallback has the others). systemd: only where it is
-PID 1 (a guest booted with --systemd). data: only with AGENTCGROUP_DATA. bcc: only where
-BCC can be imported and the kernel's headers are. long, campaign, soak: only when asked for
-with -m.
+that tells who calls (test_identity_fallback has the others). sched_ext: only on a kernel
+with it. systemd: only where it is PID 1 (a guest booted with --systemd). data: only with
+AGENTCGROUP_DATA. bcc: only where BCC can be imported and the kernel's headers are. long,
+campaign, soak: only when asked for with -m.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out.add("guest")
     if INSIDE and not peer_pidfd_offered():
         left_out.add("agents")
+    if not Path("/sys/kernel/sched_ext").is_dir():
+        left_out.add("sched_ext")
     if not Path("/run/systemd/system").is_dir():
         left_out.add("systemd")
     if not os.environ.get("AGENTCGROUP_DATA"):
