@@ -191,7 +191,13 @@ def _load(plan: Plan, *, gate: bool) -> tuple[BpfObject, dict[str, str]]:
 
     def configure(opened: BpfObject) -> None:
         check_version(opened.read_constant("acg_abi_version"))
-        opened.leave_out(plan.left_out)
+        try:
+            opened.leave_out(plan.left_out)
+        except OSError:
+            version = load_libbpf().version.removeprefix("v")
+            raise NotSupportedError(
+                f"libbpf {version} knows no links of schedulers: install 1.3 or newer"
+            ) from None
         opened.set_constant("acg_cpu_count", count_cpus())
         opened.set_constant("acg_reads_limits", int(bool(plan.unfit)))
 

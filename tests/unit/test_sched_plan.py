@@ -92,8 +92,8 @@ class Maps(SchedulerMaps):
     def __init__(self) -> None:
         super().__init__(BpfObject(read_image(SCHED_OBJECT), SCHED_OBJECT), {})
         self.held: dict[str, bytes] = {}
-        self._fds = {name: name for name in ("acg_slots", "acg_cgroups", "bss")}  # type: ignore[misc]
-        self._lib = self  # type: ignore[assignment]
+        self._fds = {name: name for name in ("acg_slots", "acg_cgroups", "bss")}
+        self._lib = self
 
     def lookup(self, name: str, key: bytes, size: int) -> bytes | None:
         found = self.held.get(name)
