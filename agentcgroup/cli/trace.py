@@ -49,7 +49,7 @@ BaseMemory = Annotated[str, typer.Option(help="Memory each session holds besides
 PriorityList = Annotated[str, typer.Option("--priority", help="One a trace: high,low,low.")]
 GranularityOption = Annotated[Granularity, typer.Option(help="One process a session or a call.")]
 IntentOption = Annotated[DeclaredIntent, typer.Option(help="What the calls declare.")]
-Layers = Annotated[str, typer.Option(help="Memory layers of the private daemon.")]
+Layers = Annotated[str, typer.Option(help="Layers of the private daemon, such as files,events.")]
 ModeOption = Annotated[Mode, typer.Option(help="Mode of the private daemon.")]
 Seed = Annotated[int, typer.Option(help="For noise, order and intervals.")]
 Socket = Annotated[str | None, typer.Option(help="Use the daemon here, not a private one.")]

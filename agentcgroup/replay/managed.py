@@ -101,7 +101,7 @@ class ManagedHost:
             "state_dir": str(self._folder / "state"),
             "run_dir": str(run),
             "mode": self._options.mode.value,
-            "memory_layers": self._options.layers,
+            **self._options.layer_settings(),
         }
         config = self._folder / "daemon.toml"
         lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]

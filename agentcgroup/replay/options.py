@@ -48,8 +48,9 @@ class DeclaredIntent(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
     """`socket`: use this daemon instead of a private one. `root`: the cgroup below which
-    a private tree is made. `layers` and `mode` go to the private daemon. `cpu_weights`: of
-    high, normal and low sessions where no daemon gives them (a floor to compare with)."""
+    a private tree is made. `layers` and `mode` go to the private daemon, which must have the
+    scheduler if `sched_ext` is among them. `cpu_weights`: of high, normal and low sessions
+    where no daemon gives them (a floor to compare with)."""
 
     total_memory_bytes: int
     speed: float = 50.0
@@ -71,6 +72,15 @@ class ReplayOptions:
             raise InvalidValueError(
                 "--total-memory", self.total_memory_bytes, "replaying needs at least 16M"
             )
+
+    def layer_settings(self) -> dict[str, str | bool]:
+        """The private daemon's configuration."""
+        named = [name.strip() for name in self.layers.split(",")]
+        memory = [name for name in named if name != "sched_ext"] or ["auto"]
+        settings: dict[str, str | bool] = {"memory_layers": ",".join(memory)}
+        if "sched_ext" in named:
+            settings |= {"cpu_layer": "sched_ext", "cpu_require": True}
+        return settings
 
 
 def spread_priorities(text: str, count: int) -> list[Priority]:

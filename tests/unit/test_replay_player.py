@@ -34,6 +34,22 @@ def _options(**more: Any) -> ReplayOptions:
     return ReplayOptions(**{"total_memory_bytes": 1 << 30, "base_memory_bytes": MB, **more})
 
 
+@pytest.mark.parametrize(
+    ("layers", "memory", "scheduled"),
+    [
+        ("auto", "auto", False),
+        ("sched_ext", "auto", True),
+        ("files, events,gate,sched_ext", "files,events,gate", True),
+    ],
+)
+def test_layers_are_settings_of_the_private_daemon(
+    layers: str, memory: str, scheduled: bool
+) -> None:
+    expected = {"memory_layers": memory}
+    required = {"cpu_layer": "sched_ext", "cpu_require": True}
+    assert _options(layers=layers).layer_settings() == expected | (required if scheduled else {})
+
+
 def test_session_granularity_is_one_call_with_everything() -> None:
     (job,) = make_jobs([_trace()], [Priority.HIGH], _options())
     assert job.agent is None
