@@ -37,7 +37,7 @@ class Pins:
         try:
             if not _is_mounted():
                 load_libbpf().mount_bpffs(str(BPFFS))
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.parent.mkdir(mode=0o700, exist_ok=True)
             found = directory.parent.stat()
         except OSError as error:
             if isinstance(error, NotSupportedError):

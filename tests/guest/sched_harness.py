@@ -46,10 +46,16 @@ def maps_of(found: Path) -> Iterator[SchedulerMaps]:
 
 def link_ids() -> set[int]:
     """Of attached tables of hooks."""
+    listed = until(_list_links, "bpftool lists the links")
+    return {link["id"] for link in json.loads(listed) if link["type"] == "struct_ops"}
+
+
+def _list_links() -> str | None:
+    """None: one went while it was at it, which bpftool takes for a failure."""
     done = subprocess.run(
-        ["bpftool", "--json", "link", "list"], capture_output=True, text=True, check=True
+        ["bpftool", "--json", "link", "list"], capture_output=True, text=True, check=False
     )
-    return {link["id"] for link in json.loads(done.stdout) if link["type"] == "struct_ops"}
+    return done.stdout if done.returncode == 0 else None
 
 
 def eject() -> None:
