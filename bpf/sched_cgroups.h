@@ -105,6 +105,8 @@ u64 acg_clock_ns;
 u32 acg_used_slots;
 /* cgroups with a cpu.max: where there are none, nobody looks for them */
 u32 acg_limited;
+/* who is parked may have been by a cpu.max that holds no more */
+u32 acg_limits_changed;
 
 static __always_inline struct acg_cgroup *cgroup_at(u32 slot)
 {

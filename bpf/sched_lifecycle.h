@@ -204,8 +204,9 @@ static int on_timer(void *map, int *key, struct clockwork *clockwork)
 	bool unparked = false;
 	u32 parked;
 
-	if (at && now_ns < at->gate_paused_until_ns)
+	if (acg_limits_changed || (at && now_ns < at->gate_paused_until_ns))
 		limit_ns = ~0ULL;
+	acg_limits_changed = 0;
 	timer_is_fast = 0;
 	bpf_iter_num_new(&turns, 0, UNPARKED_AT_ONCE);
 	while (bpf_iter_num_next(&turns)) {

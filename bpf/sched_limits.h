@@ -105,6 +105,7 @@ static __always_inline void set_quota(struct acg_cgroup *cgroup, u64 period_ns, 
 		return;
 	if (!!cgroup->quota_ns != !!quota_ns)
 		__sync_fetch_and_add(&acg_limited, quota_ns ? 1 : -1);
+	acg_limits_changed = 1;
 	cgroup->period_ns = period_ns;
 	cgroup->quota_burst_ns = burst_ns;
 	cgroup->quota_left_ns = quota_ns;

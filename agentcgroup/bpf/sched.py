@@ -22,7 +22,7 @@ from .pins import Pins, close_all
 from .sched_maps import MAPS, ExitInfo, SchedulerMaps, Timing, pin_name
 from .sched_plan import LOADED, Plan, count_cpus, loaded_scheduler, make_plan
 
-__all__ = ["NAME", "Scheduler"]
+__all__ = ["NAME", "Scheduler", "load_programs"]
 
 NAME = "agentcgroup"
 
@@ -96,7 +96,7 @@ class Scheduler(SchedulerMaps):
 
     @classmethod
     def _attach(cls, timing: Timing, plan: Plan, *, gate: bool) -> Scheduler:
-        loaded, refused = _load(plan, gate=gate)
+        loaded, refused = load_programs(plan, gate=gate)
         fds: dict[str, int] = {}
         try:
             fds.update({pin_name(name): os.dup(loaded.map_fd(name)) for name in MAPS})
@@ -186,8 +186,11 @@ class Scheduler(SchedulerMaps):
         self._object.close()
 
 
-def _load(plan: Plan, *, gate: bool) -> tuple[BpfObject, dict[str, str]]:
-    """With the gate's programs as far as the kernel takes them; the others it must take."""
+def load_programs(plan: Plan, *, gate: bool) -> tuple[BpfObject, dict[str, str]]:
+    """With the gate's programs as far as the kernel takes them; the others it must take.
+
+    Returns the loaded object, nothing attached, and why each program that is left out is.
+    """
 
     def configure(opened: BpfObject) -> None:
         check_version(opened.read_constant("acg_abi_version"))
