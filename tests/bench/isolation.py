@@ -7,11 +7,12 @@ shuffled, in one boot:
 
     none, static                at the total under test
     files, events, memcg_ops    agentcgroup at the same total, with this layer and those before it
+    sched_ext, gate             events with our scheduler, without and with its memory gate
     alone                       each session by itself
     floor                       no daemon, no memory limit that could bind, and the CPU weights
                                 that the daemon gives: what sharing the CPU alone costs
 
-`memcg_ops` loads the optional module, and is only a row when it is asked for.
+`memcg_ops` loads the optional module; it, `sched_ext` and `gate` are rows when asked for.
 
     python isolation.py TRACES [--total 1100M] [--speed 10] [--intent none] [--rounds 10]
                         [--rows …] [--out FILE]
@@ -47,9 +48,11 @@ LAYER_SETS = {
     "files": "files",
     "events": "files,events",
     "memcg_ops": "files,events,memcg_ops",
+    "sched_ext": "files,events,sched_ext",
+    "gate": "files,events,gate,sched_ext",
 }
 DEFAULT_ROWS = ("none", "static", "files", "events", "alone", FLOOR)
-ROWS = (*DEFAULT_ROWS, "memcg_ops")
+ROWS = (*DEFAULT_ROWS, "memcg_ops", "sched_ext", "gate")
 MODULE = "/opt/agentcgroup/kmod/agentcgroup_memcg.ko"
 RESAMPLES = 2000
 
