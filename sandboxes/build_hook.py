@@ -89,8 +89,8 @@ def build_bpf(root: Path, out: Path) -> tuple[list[Path], str]:
 
 def copy_texts(root: Path, out: Path) -> None:
     """Programs that BCC compiles where they run: no compiler is needed here for them."""
-    texts = sorted((root / "bpf").glob("*.bcc.c"))
-    discard([old for old in out.glob("*.bcc.c") if old.name not in {t.name for t in texts}])
+    texts = sorted((root / "bpf").glob("*.bcc.[ch]"))
+    discard([old for old in out.glob("*.bcc.[ch]") if old.name not in {t.name for t in texts}])
     install(texts, out, mode=0o644)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latency distributions from the buckets of bpf/alloclat.bcc.c. Pure.
+"""Latency distributions from the buckets of bpf/latency.bcc.h. Pure.
 
 Bucket 8 * k + j holds durations from (8 + j) / 8 * 2^k ns up to the next bucket's start:
 a percentile read from it is off by at most a sixteenth of its value.
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Latency", "bucket_start_ns", "percentile_ns"]
+__all__ = ["Latency", "bucket_of", "bucket_start_ns", "percentile_ns"]
 
 _PER_OCTAVE = 8
 
@@ -37,6 +37,12 @@ class Latency:
             "total": _ms(self.sum_ns),
             "count": self.count,
         }
+
+
+def bucket_of(duration_ns: int) -> int:
+    """As the programs compute it."""
+    octave = max(0, duration_ns.bit_length() - 1)
+    return _PER_OCTAVE * octave + (duration_ns * _PER_OCTAVE >> octave) % _PER_OCTAVE
 
 
 def bucket_start_ns(bucket: int) -> float:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from ..units import parse_duration_s
 from .output import JsonOption, figure, print_json, print_table
 
 if TYPE_CHECKING:
+    from ..bpf.instrument import Instrument
     from ..bpf.latency import Latency
 
 __all__ = ["app"]
@@ -28,8 +30,15 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+_SessionOption = Annotated[
+    str | None, typer.Option("--session", help="Only this session; ends with it.")
+]
+_DurationOption = Annotated[
+    str | None,
+    typer.Option("--duration", help="Stop after this long, such as 30s; default: Ctrl-C."),
+]
 _LOOK_S = 0.25
-_TOLD = {
+_ALLOCLAT = {
     "fault": "page fault, as the task sees it (handle_mm_fault)",
     "charge": "charge to its cgroups, part of a fault (try_charge_memcg)",
     "over_high": "reclaim and sleep over its grant, after the fault (mem_cgroup_handle_over_high)",
@@ -43,35 +52,23 @@ def _family() -> None:
 
 @app.command("alloclat")
 def alloclat(
-    session: Annotated[str | None, typer.Option(help="Only this session; ends with it.")] = None,
-    duration: Annotated[
-        str | None, typer.Option(help="Stop after this long, such as 30s; default: Ctrl-C.")
-    ] = None,
-    as_json: JsonOption = False,
+    session: _SessionOption = None, duration: _DurationOption = None, as_json: JsonOption = False
 ) -> None:
     """How long page faults and memory charges take in sessions. Needs root, BCC, headers."""
-    from ..bpf.alloclat import AllocationLatency, load_bcc  # noqa: PLC0415  (quick --help)
-    from ..client import Client  # noqa: PLC0415
+    from ..bpf.alloclat import AllocationLatency  # noqa: PLC0415  (quick --help)
 
-    limit_s = None if duration is None else parse_duration_s(duration, "--duration")
-    root = Path(str(Client().status()["root"]))
-    if session is not None and not (root / session).is_dir():
-        raise InvalidValueError("--session", session, "name a session: agentcgroup session list")
-    names = SessionNames(root, session)
-    bcc = load_bcc()
-    with AllocationLatency(bcc, root.stat().st_ino, _level(root)) as instrument:
-        began_s = time.monotonic()
-        typer.echo("Measuring; Ctrl-C prints the result.", err=True)
-        _wait(names, limit_s)
-        measured_s, found = time.monotonic() - began_s, instrument.read()
-    sessions = names.named(found)
-    if as_json:
-        functions = {name: instrument.functions.get(name) for name in _TOLD}
-        print_json(
-            {"duration_s": round(measured_s, 3), "functions": functions, "sessions": sessions}
-        )
-    else:
-        _print(sessions, measured_s)
+    measured = _measure(AllocationLatency, session, duration)
+    _show(measured, _ALLOCLAT, as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an instrument found, by session, in milliseconds."""
+
+    duration_s: float
+    about: Mapping[str, Any]
+    lost_count: int
+    sessions: Sequence[Mapping[str, Any]]
 
 
 class SessionNames:
@@ -99,15 +96,32 @@ class SessionNames:
         return [
             {
                 "session": name,
-                **{
-                    f"{operation}_ms": latencies[operation].in_ms()
-                    for operation in _TOLD
-                    if operation in latencies
-                },
+                **{f"{operation}_ms": latency.in_ms() for operation, latency in latencies.items()},
             }
             for cgroup_id, name in sorted(self._names.items(), key=lambda item: item[1])
             if (latencies := found.get(cgroup_id)) is not None
         ]
+
+
+def _measure(
+    instrument_of: Callable[[Any, int, int], Instrument], session: str | None, duration: str | None
+) -> Measured:
+    """Until the time is up, the session has ended, or somebody interrupts."""
+    from ..bpf.instrument import load_bcc  # noqa: PLC0415
+    from ..client import Client  # noqa: PLC0415
+
+    limit_s = None if duration is None else parse_duration_s(duration, "--duration")
+    root = Path(str(Client().status()["root"]))
+    if session is not None and not (root / session).is_dir():
+        raise InvalidValueError("--session", session, "name a session: agentcgroup session list")
+    names = SessionNames(root, session)
+    with instrument_of(load_bcc(), root.stat().st_ino, _level(root)) as instrument:
+        began_s = time.monotonic()
+        typer.echo("Measuring; Ctrl-C prints the result.", err=True)
+        _wait(names, instrument, limit_s)
+        measured_s, found = time.monotonic() - began_s, instrument.read()
+        lost_count = instrument.lost_count()
+    return Measured(round(measured_s, 3), instrument.about(), lost_count, names.named(found))
 
 
 def _level(root: Path) -> int:
@@ -120,8 +134,7 @@ def _level(root: Path) -> int:
     return len(root.relative_to(mount).parts)
 
 
-def _wait(names: SessionNames, limit_s: float | None) -> None:
-    """Until the time is up, the session has ended, or somebody interrupts."""
+def _wait(names: SessionNames, instrument: Instrument, limit_s: float | None) -> None:
     before = signal.signal(signal.SIGTERM, _interrupt)
     until_s = None if limit_s is None else time.monotonic() + limit_s
     try:
@@ -129,6 +142,7 @@ def _wait(names: SessionNames, limit_s: float | None) -> None:
             left_s = _LOOK_S if until_s is None else until_s - time.monotonic()
             time.sleep(max(0.0, min(_LOOK_S, left_s)))
             names.look()
+            instrument.look()
     except KeyboardInterrupt:
         pass
     finally:
@@ -139,17 +153,37 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _print(sessions: list[dict[str, Any]], measured_s: float) -> None:
-    typer.echo(f"{figure('_s', measured_s)}, {len(sessions)} sessions")
+def _show(measured: Measured, meanings: Mapping[str, str], as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "duration_s": measured.duration_s,
+                **measured.about,
+                "lost": measured.lost_count,
+                "sessions": measured.sessions,
+            }
+        )
+    else:
+        _print(measured, meanings)
+    if measured.lost_count:
+        typer.echo(
+            f"agentcgroup: {measured.lost_count} durations are missing: the instrument's tables"
+            " were full; measure for a shorter time or with fewer sessions",
+            err=True,
+        )
+
+
+def _print(measured: Measured, meanings: Mapping[str, str]) -> None:
+    typer.echo(f"{figure('_s', measured.duration_s)}, {len(measured.sessions)} sessions")
     print_table(
         ("session", "what", "count", "p50", "p95", "p99", "max", "total"),
         (
             (record["session"], name, told["count"],
              *(figure("_ms", told[part]) for part in ("p50", "p95", "p99", "max", "total")))
-            for record in sessions
-            for name in _TOLD
+            for record in measured.sessions
+            for name in meanings
             if (told := record.get(f"{name}_ms")) is not None
         ),
     )  # fmt: skip
-    for name, meaning in _TOLD.items():
+    for name, meaning in meanings.items():
         typer.echo(f"{name}: {meaning}")

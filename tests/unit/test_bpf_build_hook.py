@@ -122,6 +122,6 @@ def test_texts_for_bcc_need_no_compiler(
     built.mkdir()
     (built / "gone.bcc.c").write_text("of an older version")
     data, _app = build(hook, tree)
-    texts = {text.name: text.read_text() for text in (tree / "bpf").glob("*.bcc.c")}
-    assert texts and {text.name: text.read_text() for text in built.glob("*.bcc.c")} == texts
+    texts = {text.name: text.read_text() for text in (tree / "bpf").glob("*.bcc.[ch]")}
+    assert texts and {text.name: text.read_text() for text in built.glob("*.bcc.[ch]")} == texts
     assert data["pure_python"] is True
