@@ -7,7 +7,8 @@ a percentile read from it is off by at most a sixteenth of its value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 __all__ = ["Latency", "bucket_of", "bucket_start_ns", "percentile_ns"]
@@ -23,6 +24,18 @@ class Latency:
     sum_ns: int = 0
     max_ns: int = 0
     buckets: Mapping[int, int] | None = None
+
+    def joined_by(self, durations_ns: Iterable[int]) -> Latency:
+        """These counted in."""
+        added = list(durations_ns)
+        buckets = Counter(self.buckets or {})
+        buckets.update(map(bucket_of, added))
+        return Latency(
+            count=self.count + len(added),
+            sum_ns=self.sum_ns + sum(added),
+            max_ns=max(self.max_ns, *added, 0),
+            buckets=buckets,
+        )
 
     def in_ms(self) -> dict[str, float | int | None]:
         """Percentiles, maximum and sum in milliseconds; null where nothing was counted."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,16 +38,14 @@ _DurationOption = Annotated[
     typer.Option("--duration", help="Stop after this long, such as 30s; default: Ctrl-C."),
 ]
 _LOOK_S = 0.25
+_FIGURES = ("p50", "p95", "p99", "max", "total")
 _ALLOCLAT = {
     "fault": "page fault, as the task sees it (handle_mm_fault)",
     "charge": "charge to its cgroups, part of a fault (try_charge_memcg)",
     "over_high": "reclaim and sleep over its grant, after the fault (mem_cgroup_handle_over_high)",
 }
-
-
-@app.callback()
-def _family() -> None:
-    """So that one instrument alone is still a command of the family."""
+_RUNQLAT = {"runqlat": "wait for a CPU, from runnable to running"}
+_OUTSIDE = "(outside)"
 
 
 @app.command("alloclat")
@@ -59,6 +57,17 @@ def alloclat(
 
     measured = _measure(AllocationLatency, session, duration)
     _show(measured, _ALLOCLAT, as_json)
+
+
+@app.command("runqlat")
+def runqlat(
+    session: _SessionOption = None, duration: _DurationOption = None, as_json: JsonOption = False
+) -> None:
+    """How long tasks wait for a CPU, in sessions and outside. Needs root, BCC, headers."""
+    from ..bpf.runqlat import IN_NO_SESSION, RunQueueLatency  # noqa: PLC0415
+
+    measured = _measure(RunQueueLatency, session, duration, {IN_NO_SESSION: _OUTSIDE})
+    _show(measured, _RUNQLAT, as_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +83,10 @@ class Measured:
 class SessionNames:
     """Which session has which cgroup id. Those that ended while it looked on stay known."""
 
-    def __init__(self, root: Path, only: str | None) -> None:
+    def __init__(self, root: Path, only: str | None, others: Mapping[int, str]) -> None:
         self._root = root
         self._only = only
+        self._others = others if only is None else {}
         self._names: dict[int, str] = {}
         self.look()
 
@@ -92,21 +102,28 @@ class SessionNames:
         return self._only is not None and not (self._root / self._only).is_dir()
 
     def named(self, found: Mapping[int, Mapping[str, Latency]]) -> list[dict[str, Any]]:
-        """What was measured, in milliseconds, for sessions whose name is known."""
+        """In milliseconds, for sessions whose name is known, the others at the end."""
+        sessions = sorted(self._names.items(), key=lambda item: item[1])
         return [
             {
                 "session": name,
                 **{f"{operation}_ms": latency.in_ms() for operation, latency in latencies.items()},
             }
-            for cgroup_id, name in sorted(self._names.items(), key=lambda item: item[1])
+            for cgroup_id, name in (*sessions, *self._others.items())
             if (latencies := found.get(cgroup_id)) is not None
         ]
 
 
 def _measure(
-    instrument_of: Callable[[Any, int, int], Instrument], session: str | None, duration: str | None
+    instrument_of: Callable[[Any, int, int], Instrument],
+    session: str | None,
+    duration: str | None,
+    others: Mapping[int, str] = MappingProxyType({}),
 ) -> Measured:
-    """Until the time is up, the session has ended, or somebody interrupts."""
+    """Until the time is up, the session has ended, or somebody interrupts.
+
+    `others`: rows besides the sessions', by what the instrument has instead of a cgroup id.
+    """
     from ..bpf.instrument import load_bcc  # noqa: PLC0415
     from ..client import Client  # noqa: PLC0415
 
@@ -114,7 +131,7 @@ def _measure(
     root = Path(str(Client().status()["root"]))
     if session is not None and not (root / session).is_dir():
         raise InvalidValueError("--session", session, "name a session: agentcgroup session list")
-    names = SessionNames(root, session)
+    names = SessionNames(root, session, others)
     with instrument_of(load_bcc(), root.stat().st_ino, _level(root)) as instrument:
         began_s = time.monotonic()
         typer.echo("Measuring; Ctrl-C prints the result.", err=True)
@@ -174,15 +191,18 @@ def _show(measured: Measured, meanings: Mapping[str, str], as_json: bool) -> Non
 
 
 def _print(measured: Measured, meanings: Mapping[str, str]) -> None:
-    typer.echo(f"{figure('_s', measured.duration_s)}, {len(measured.sessions)} sessions")
+    sessions = sum(record["session"] != _OUTSIDE for record in measured.sessions)
+    told = [f"{name} {text}" for name, text in measured.about.items() if isinstance(text, str)]
+    typer.echo(", ".join([figure("_s", measured.duration_s), f"{sessions} sessions", *told]))
+    several = len(meanings) > 1
     print_table(
-        ("session", "what", "count", "p50", "p95", "p99", "max", "total"),
+        ("session", *(["what"] if several else []), "count", *_FIGURES),
         (
-            (record["session"], name, told["count"],
-             *(figure("_ms", told[part]) for part in ("p50", "p95", "p99", "max", "total")))
+            (record["session"], *([name] if several else []), latency["count"],
+             *(figure("_ms", latency[part]) for part in _FIGURES))
             for record in measured.sessions
             for name in meanings
-            if (told := record.get(f"{name}_ms")) is not None
+            if (latency := record.get(f"{name}_ms")) is not None
         ),
     )  # fmt: skip
     for name, meaning in meanings.items():

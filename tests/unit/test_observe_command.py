@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`observe alloclat`: distributions from buckets, what is said when something is missing."""
+"""`agentcgroup observe`: distributions from buckets, what is said when something is missing."""
 
 from __future__ import annotations
 
@@ -131,7 +131,8 @@ def test_a_compiler_that_fails_is_one_line(
     assert capfd.readouterr().err == ""
 
 
-def test_command_without_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("instrument_name", ["alloclat", "runqlat"])
+def test_command_without_bcc(tmp_path: Path, instrument_name: str) -> None:
     tree = tmp_path / "tree"
     (tree / "s").mkdir(parents=True)
     code = "import sys; sys.modules['bcc'] = None; from agentcgroup.cli.main import main; main()"
@@ -139,7 +140,7 @@ def test_command_without_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def observed(*options: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "AGENTCGROUP_SOCKET": daemon.agent_path, "PYTHONPATH": str(ROOT)}
         return subprocess.run(
-            [sys.executable, "-c", code, "observe", "alloclat", *options],
+            [sys.executable, "-c", code, "observe", instrument_name, *options],
             capture_output=True, text=True, env=env, timeout=60, check=False,
         )  # fmt: skip
 
@@ -161,19 +162,43 @@ def test_sessions_are_named_also_after_their_end(
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     ids = {name: (tmp_path / name).stat().st_ino for name in ("a", "b")}
-    every, one = observe.SessionNames(tmp_path, None), observe.SessionNames(tmp_path, "b")
+    every, one = (observe.SessionNames(tmp_path, only, {0: "(outside)"}) for only in (None, "b"))
     (tmp_path / "b").rmdir()
     assert one.ended and not every.ended
     found = {
-        ids["a"]: {"fault": Latency(1, 5000, 5000, {bucket_of(5000): 1})},
-        ids["b"]: {"charge": Latency()},
         0: {"fault": Latency()},
+        1: {"fault": Latency()},
+        ids["b"]: {"charge": Latency()},
+        ids["a"]: {"fault": Latency(1, 5000, 5000, {bucket_of(5000): 1})},
     }
     every.look()
     told = every.named(found)
-    assert [record["session"] for record in told] == ["a", "b"]
+    assert [record["session"] for record in told] == ["a", "b", "(outside)"]
     assert told[0]["fault_ms"]["count"] == 1 and "charge_ms" not in told[0]
     assert [record["session"] for record in one.named(found)] == ["b"]
-    observe._print(observe.Measured(2.0, {}, 0, json.loads(json.dumps(told))), observe._ALLOCLAT)
+    observe._show(measured(told), observe._ALLOCLAT, False)
     shown = capsys.readouterr().out
-    assert "2 s, 2 sessions" in shown and "0.005 ms" in shown and "handle_mm_fault" in shown
+    assert "2 s, 2 sessions\n" in shown and "0.005 ms" in shown and "handle_mm_fault" in shown
+    assert "what" in shown
+
+
+def measured(sessions: list[dict[str, Any]], lost_count: int = 0, **about: Any) -> observe.Measured:
+    return observe.Measured(2.0, about, lost_count, sessions)
+
+
+def test_one_operation_needs_no_column(capsys: pytest.CaptureFixture[str]) -> None:
+    sessions = [{"session": "a", "runqlat_ms": Latency(1, 5000, 5000).in_ms()}]
+    observe._show(measured(sessions, scheduler="simple"), observe._RUNQLAT, False)
+    shown = capsys.readouterr()
+    assert "2 s, 1 sessions, scheduler simple\n" in shown.out and "what" not in shown.out
+    assert "a" in shown.out and shown.err == ""
+
+
+def test_what_is_lost_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    observe._show(measured([], 7, scheduler="kernel"), observe._RUNQLAT, True)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {
+        "duration_s": 2.0, "scheduler": "kernel", "lost": 7, "sessions": [],
+    }  # fmt: skip
+    assert shown.err.startswith("agentcgroup: 7 durations are missing")
+    assert shown.err.count("\n") == 1
