@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The memory gate: how soon pressure on a call has an effect on one of a lower priority.
 
-Runs inside a guest with sched_ext. A call of normal priority rests, then grows through
-memory.high, beside a busy one of low priority (a high one would get its memory ahead and never
-meet its line). Pressure is the kernel's own time of its first `high` event after that. Effect, in
-one run:
+Runs inside a guest with sched_ext. From pressure to effect, in one run:
 
-    gate      our scheduler with its gate: the low call's tasks are parked
-    events    the daemon without it: the call is beyond its line, as reaction.py has it
-
-    python gate.py [--rounds 30]
+    gate      a high call reclaims, beside a busy low one, under our scheduler: from before it
+              begins until the low call's tasks are parked, by the scheduler's own clock
+    events    a call meets its line, the daemon raises it: reaction.py's row of that name
 
 Prints one JSON object: p50 and p95 of both in ms, and events over gate.
 """
@@ -23,40 +19,42 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "guest")]
 
 from harness import PrivateDaemon, until  # noqa: E402
-from reaction import LINE_BYTES, Hog, Watcher, hog_argv, leaf_of, quantiles  # noqa: E402
+from reaction import by_daemon, leaf_of, quantiles  # noqa: E402
 from sched_harness import maps_of, pinned  # noqa: E402
 
 from agentcgroup.bpf.sched_maps import SchedulerMaps  # noqa: E402
 from agentcgroup.client.client import Client  # noqa: E402
-from agentcgroup.types.intents import Intent  # noqa: E402
 
 SPIN = ["sh", "-c", "while :; do :; done"]
 # Longer than any gate was closed before.
 CALM_S = (0.4, 1.0)
-PARKED_WITHIN_S = 1.0
+PARKED_WITHIN_S = 2.0
+# Told to, gives page cache or swap back that it may not have: what counts is that it reclaims.
+RECLAIM = """
+import sys, time
+own = open("/proc/self/cgroup").read().strip().removeprefix("0::")
+reclaim = f"/sys/fs/cgroup{own}/memory.reclaim"
+print("ready", flush=True)
+for _ in sys.stdin:
+    begun_ns = time.monotonic_ns()
+    try:
+        with open(reclaim, "w") as file:
+            file.write("64K")
+    except OSError:
+        pass
+    print(begun_ns, flush=True)
+"""
 
 
 def main() -> None:
     rounds = arguments().rounds
-    found: dict[str, list[float | None]] = {"gate": [], "events": []}
-    draw = random.Random(0)
-    for name, settings in (
-        ("gate", {"cpu_layer": "sched_ext", "cpu_require": True}),
-        ("events", {"memory_layers": "files,events"}),
-    ):
-        # One scheduler at a time: rows that interleave would measure its loading.
-        with playing(settings, name) as once:
-            for _ in range(rounds):
-                time.sleep(draw.uniform(*CALM_S))
-                found[name].append(once())
+    found = {"gate": gate_ms(rounds), "events": events_ms(rounds)}
     stats = {name: quantiles(values) for name, values in found.items()}
     over = {
         q: stats["events"][q] / stats["gate"][q]
@@ -66,48 +64,60 @@ def main() -> None:
     print(json.dumps({"effect": stats, "events_over_gate": over, "raw_ms": found}, indent=1))
 
 
-@contextlib.contextmanager
-def playing(settings: dict[str, Any], name: str) -> Iterator[Callable[[], float | None]]:
-    with contextlib.ExitStack() as stack:
-        daemon = stack.enter_context(PrivateDaemon(daemon=settings))
+def calm() -> None:
+    time.sleep(random.uniform(*CALM_S))
+
+
+def events_ms(rounds: int) -> list[float | None]:
+    with PrivateDaemon(daemon={"memory_layers": "files,events"}) as daemon:
         daemon.start()
-        for priority in ("normal", "low"):
-            daemon.client.create_session(priority, priority=priority)
-        watcher = Watcher(daemon.root)
-        low = stack.enter_context(Client(str(daemon.socket), require=True).tool_call(session="low"))
+        once = by_daemon(daemon)
+        found = []
+        for _ in range(rounds):
+            calm()
+            found.append(once())
+        return found
+
+
+def gate_ms(rounds: int) -> list[float | None]:
+    with (
+        PrivateDaemon(daemon={"cpu_layer": "sched_ext", "cpu_require": True}) as daemon,
+        contextlib.ExitStack() as stack,
+    ):
+        daemon.start()
+        client = Client(str(daemon.socket), require=True)
+        low, high = (
+            stack.enter_context(client.tool_call(session=session))
+            for session in (new_session(daemon, "low"), new_session(daemon, "high"))
+        )
         spinner = low.popen(SPIN)
         stack.callback(spinner.wait)
         stack.callback(spinner.kill)
+        argv = [sys.executable, "-I", "-S", "-c", RECLAIM]
+        reclaimer = high.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        stack.callback(reclaimer.communicate)
+        assert reclaimer.stdin and reclaimer.stdout
+        assert reclaimer.stdout.readline() == "ready\n"
+        maps = stack.enter_context(maps_of(pinned()[0]))
         low_id = leaf_of(spinner.pid).stat().st_ino
-        maps = stack.enter_context(maps_of(pinned()[0])) if name == "gate" else None
-        client = Client(str(daemon.socket), require=True)
-        yield lambda: once(client, watcher, maps, low_id)
+        found: list[float | None] = []
+        for _ in range(rounds):
+            calm()
+            print("now", file=reclaimer.stdin, flush=True)
+            begun_ns = int(reclaimer.stdout.readline())
+            found.append((parked_ns(maps, low_id, begun_ns) - begun_ns) / 1e6)
+        return found
 
 
-def once(client: Client, watcher: Watcher, maps: SchedulerMaps | None, low_id: int) -> float | None:
-    """ms from pressure to effect; None: the call never met its line."""
-    intent = Intent(memory=LINE_BYTES, memory_max=16 * LINE_BYTES)
-    with client.tool_call(intent, session="normal") as call:
-        process = call.popen(hog_argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        leaf = leaf_of(process.pid)
-        hog = Hog(process, leaf)
-        begun_ns = time.monotonic_ns()
-        try:
-            beyond_ns = hog.grow()
-            met_ns = watcher.first_high_ns(leaf.stat().st_ino, begun_ns)
-            if met_ns is None:
-                return None
-            effect_ns = beyond_ns if maps is None else parked_ns(maps, low_id, begun_ns)
-            return (effect_ns - met_ns) / 1e6
-        finally:
-            hog.end()
+def new_session(daemon: PrivateDaemon, priority: str) -> str:
+    return daemon.client.create_session(priority, priority=priority).name
 
 
-def parked_ns(maps: SchedulerMaps, low_id: int, after_ns: int) -> int:
-    """When the low call was parked: the scheduler's own time."""
+def parked_ns(maps: SchedulerMaps, cgroup_id: int, after_ns: int) -> int:
+    """When its tasks were parked for the first time after that."""
 
     def look() -> int:
-        found = maps.figures(low_id)
+        found = maps.figures(cgroup_id)
         parked = found["parked_ns"] if found else 0
         return parked if parked >= after_ns else 0
 

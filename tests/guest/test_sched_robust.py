@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.sched_ext]
 
 SPIN = ["sh", "-c", "while :; do :; done"]
 NS_PER_MS = 1_000_000
-SHORT_LIVES = 200
+SHORT_LIVES = 50
 MANY_LIVES = 10_000
 Opener = Callable[..., Scheduler]
 Starter = Callable[[Path, int], list[subprocess.Popen[bytes]]]
