@@ -39,6 +39,7 @@ struct {
 struct gate {
 	u64 until_ns;
 	u64 open_until_ns;
+	u64 closed_ns;
 	u64 closed_count;
 };
 
@@ -259,6 +260,7 @@ static __always_inline bool close_gates(u32 protected_rank, u64 now_ns)
 
 		if (!gate || rank >= protected_rank || now_ns < gate->open_until_ns)
 			continue;
+		gate->closed_ns = now_ns;
 		gate->until_ns = now_ns + at->gate_closed_ns;
 		gate->open_until_ns = gate->until_ns + at->gate_open_ns;
 		__sync_fetch_and_add(&gate->closed_count, 1);

@@ -157,12 +157,16 @@ class SchedulerMaps:
 
     def gate_counts(self) -> dict[str, int]:
         """How often the gate was closed for each rank."""
-        counts = {}
-        for rank in Priority:
-            key = _U32.pack(self._ranks[rank])
-            found = self._lookup("acg_gates", key, self._layouts["gate"])
-            counts[rank.value] = found["closed_count"] if found else 0
-        return counts
+        return {rank.value: self._gate(rank)["closed_count"] for rank in Priority}
+
+    def gate_closed_ns(self, rank: Priority) -> int:
+        """When it was last closed for a rank."""
+        return self._gate(rank)["closed_ns"]
+
+    def _gate(self, rank: Priority) -> dict[str, int]:
+        found = self._lookup("acg_gates", _U32.pack(self._ranks[rank]), self._layouts["gate"])
+        assert found is not None  # an array has all its elements
+        return found
 
     def exit_info(self) -> ExitInfo | None:
         """Why it ended; None while the kernel has not ended it."""

@@ -4,7 +4,8 @@
 Runs inside a guest with sched_ext. From pressure to effect, in one run:
 
     gate      a high call reclaims, beside a busy low one, under our scheduler: from before it
-              begins until the low call's tasks are parked, by the scheduler's own clock
+              begins until the gate is closed and the low call does not run, by its own account
+              (on one CPU it does not run while the high one does: the gate is what keeps it out)
     events    a call meets its line, the daemon raises it: reaction.py's row of that name
 
 Prints one JSON object: p50 and p95 of both in ms, and events over gate.
@@ -16,6 +17,7 @@ import argparse
 import contextlib
 import json
 import random
+import struct
 import subprocess
 import sys
 import time
@@ -30,8 +32,16 @@ from sched_harness import maps_of, pinned  # noqa: E402
 
 from agentcgroup.bpf.sched_maps import SchedulerMaps  # noqa: E402
 from agentcgroup.client.client import Client  # noqa: E402
+from agentcgroup.types.intents import Priority  # noqa: E402
 
-SPIN = ["sh", "-c", "while :; do :; done"]
+# Notes when it last ran.
+SPIN = """
+import mmap, struct, sys, time
+with open(sys.argv[1], "r+b") as file:
+    seen = mmap.mmap(file.fileno(), 8)
+while True:
+    struct.pack_into("=q", seen, 0, time.monotonic_ns())
+"""
 # Longer than any gate was closed before.
 CALM_S = (0.4, 1.0)
 PARKED_WITHIN_S = 2.0
@@ -90,7 +100,9 @@ def gate_ms(rounds: int) -> list[float | None]:
             stack.enter_context(client.tool_call(session=session))
             for session in (new_session(daemon, "low"), new_session(daemon, "high"))
         )
-        spinner = low.popen(SPIN)
+        seen = daemon.base / "seen"
+        seen.write_bytes(bytes(8))
+        spinner = low.popen([sys.executable, "-I", "-S", "-c", SPIN, str(seen)])
         stack.callback(spinner.wait)
         stack.callback(spinner.kill)
         argv = [sys.executable, "-I", "-S", "-c", RECLAIM]
@@ -105,7 +117,9 @@ def gate_ms(rounds: int) -> list[float | None]:
             calm()
             print("now", file=reclaimer.stdin, flush=True)
             begun_ns = int(reclaimer.stdout.readline())
-            found.append((parked_ns(maps, low_id, begun_ns) - begun_ns) / 1e6)
+            closed_ns = parked_ns(maps, low_id, begun_ns)
+            (ran_ns,) = struct.unpack("=q", seen.read_bytes())
+            found.append((max(closed_ns, ran_ns) - begun_ns) / 1e6)
         return found
 
 
@@ -114,14 +128,14 @@ def new_session(daemon: PrivateDaemon, priority: str) -> str:
 
 
 def parked_ns(maps: SchedulerMaps, cgroup_id: int, after_ns: int) -> int:
-    """When its tasks were parked for the first time after that."""
+    """When the gate was closed for the first time after that; returns once it has parked."""
 
-    def look() -> int:
+    def look() -> bool:
         found = maps.figures(cgroup_id)
-        parked = found["parked_ns"] if found else 0
-        return parked if parked >= after_ns else 0
+        return found is not None and found["parked_ns"] >= after_ns
 
-    return until(look, "the low call is parked", timeout_s=PARKED_WITHIN_S)
+    until(look, "the low call is parked", timeout_s=PARKED_WITHIN_S)
+    return maps.gate_closed_ns(Priority.LOW)
 
 
 def arguments() -> argparse.Namespace:
