@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.sched_ext]
 # The most on any kernel of the matrix, rounded up by about a half.
 BUDGET = {
     "acg_cgroup_exit": 150,
-    "acg_cgroup_init": 25_000,
+    "acg_cgroup_init": 30_000,
     "acg_cgroup_move": 100,
     "acg_dispatch": 40_000,
     "acg_enable": 100,
@@ -34,8 +34,8 @@ BUDGET = {
     "acg_set_bandwidth": 250,
     "acg_set_idle": 8_000,
     "acg_set_weight": 8_000,
-    "acg_stopping": 10_000,
-    "acg_tick": 20_000,
+    "acg_stopping": 36_000,
+    "acg_tick": 46_000,
 }
 
 
