@@ -278,6 +278,7 @@ def test_an_ejection_is_told_and_weights_stay_in_force(daemon: PrivateDaemon) ->
 
 
 @pytest.mark.sched_ext
+@pytest.mark.long
 def test_it_comes_back_when_only_the_cpus_have_changed(daemon: PrivateDaemon) -> None:
     online = Path("/sys/devices/system/cpu/cpu1/online")
     daemon.start()
@@ -321,6 +322,7 @@ def test_a_silent_daemon_has_no_say_and_an_absent_one_no_scheduler(scratch_cgrou
 
 
 @pytest.mark.sched_ext
+@pytest.mark.long
 def test_without_pins_it_works_and_ends_with_the_daemon(daemon: PrivateDaemon) -> None:
     PINS.mkdir(exist_ok=True)
     os.chown(PINS, 1000, 1000)

@@ -73,6 +73,7 @@ def busy() -> Iterator[Starter]:
         process.wait()
 
 
+@pytest.mark.long
 def test_cgroups_come_and_go_beside_busy_ones(
     scheduler: Opener, busy: Starter, scratch_cgroup: Path
 ) -> None:
