@@ -24,6 +24,7 @@ class Benchmark:
     name: str
     script: str
     cpus: int
+    timeout_s: int = 3600
 
 
 BENCHMARKS = (
@@ -31,6 +32,10 @@ BENCHMARKS = (
     Benchmark("reaction", "tests/bench/reaction.py", 1),
     Benchmark("overhead", "tests/bench/overhead.py", 1),
     Benchmark("takeback", "tests/bench/takeback.py", 1),
+    Benchmark("cpu_shares", "tests/bench/cpu_shares.py", 2),
+    Benchmark("cpu_quota", "tests/bench/cpu_quota.py", 2, timeout_s=7200),
+    Benchmark("cpu_wakeup", "tests/bench/cpu_wakeup.py", 1),
+    Benchmark("cpu_throughput", "tests/bench/cpu_throughput.py", 1),
 )
 
 
@@ -51,7 +56,7 @@ def main() -> int:
 def run(benchmark: Benchmark, kernel: str) -> int:
     command = [
         str(ROOT / "sandboxes/guest/run"), "--kernel", kernel, "--cpus", str(benchmark.cpus),
-        "--timeout", "3600", "--", "python3", f"/src/{benchmark.script}",
+        "--timeout", str(benchmark.timeout_s), "--", "python3", f"/src/{benchmark.script}",
     ]  # fmt: skip
     target = OUT / f"{benchmark.name}-{kernel}.json"
     print(f"== {benchmark.name} on {kernel}", flush=True)

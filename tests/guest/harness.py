@@ -32,7 +32,7 @@ from agentcgroup.daemon.guardian import find_program
 
 __all__ = [
     "CGROUPFS", "PATIENCE_S", "PrivateDaemon", "Shim", "alive", "enter_cgroup", "lasting_state",
-    "leaf_state", "locked_share", "read_value", "until",
+    "leaf_state", "locked_share", "read_value", "remove_tree", "until",
 ]  # fmt: skip
 
 CGROUPFS = Path("/sys/fs/cgroup")
@@ -133,7 +133,8 @@ class PrivateDaemon:
             os.kill(guardian, signal.SIGKILL)
         if self._client is not None:
             self._client.close()
-        self._remove_tree()
+        if self.root.is_dir():
+            remove_tree(self.root)
         shutil.rmtree(self.base, ignore_errors=True)
 
     def __enter__(self) -> PrivateDaemon:
@@ -141,14 +142,6 @@ class PrivateDaemon:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _remove_tree(self) -> None:
-        if not self.root.is_dir():
-            return
-        (self.root / "cgroup.kill").write_text("1")
-        until(lambda: "populated 0" in (self.root / "cgroup.events").read_text(), "all are dead")
-        for directory, _, _ in os.walk(self.root, topdown=False):
-            Path(directory).rmdir()
 
     # --- what it serves
 
@@ -314,6 +307,14 @@ def enter_cgroup(cgroup: Path) -> None:
     """Move the calling process (for preexec_fn)."""
     with open(cgroup / "cgroup.procs", "w", encoding="ascii") as procs:
         procs.write("0")
+
+
+def remove_tree(top: Path) -> None:
+    """Kill what is in these cgroups, then remove them."""
+    (top / "cgroup.kill").write_text("1")
+    until(lambda: "populated 0" in (top / "cgroup.events").read_text(), "all are dead")
+    for directory, _, _ in os.walk(top, topdown=False):
+        Path(directory).rmdir()
 
 
 def read_value(leaf: Path, file: str) -> str:

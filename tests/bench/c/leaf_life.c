@@ -12,17 +12,13 @@
  * Files that the kernel does not have are left out; the counts say how many took part.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
-#include <time.h>
-#include <unistd.h>
+
+#include "bench.h"
 
 #define DEFAULT_ITERATIONS 200
 
@@ -50,20 +46,6 @@ static const char *const figures[] = {
 
 static long *samples[PHASES];
 static int limits_written, figures_read;
-
-__attribute__((noreturn)) static void die(const char *what)
-{
-	fprintf(stderr, "leaf_life: cannot %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static long now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000L + now.tv_nsec;
-}
 
 /* False if the kernel has no such file. */
 static int write_file(int directory, const char *file, const char *value)

@@ -8,34 +8,16 @@
  * Prints one JSON object: the median of N calls in ns, for both halves and in total.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <linux/sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+
+#include "bench.h"
 
 static char answer[1 << 16];
-
-__attribute__((noreturn)) static void die(const char *what)
-{
-	fprintf(stderr, "round_trips: cannot %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static long now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000000000L + now.tv_nsec;
-}
 
 static int connected(const char *path)
 {
