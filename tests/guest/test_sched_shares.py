@@ -55,6 +55,7 @@ def test_shares_follow_the_weights(kernel_role: str) -> None:
             assert run["busy"] > 0.9, "CPUs stood idle beside spinners"
 
 
+@pytest.mark.long
 def test_quotas_hold_and_the_tighter_wins(kernel_role: str) -> None:
     with ours(kernel_role) as there, program("load") as load:
         for name in ("50-beside", "child-50") if there else ():
