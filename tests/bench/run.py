@@ -36,6 +36,7 @@ BENCHMARKS = (
     Benchmark("cpu_quota", "tests/bench/cpu_quota.py", 2, timeout_s=7200),
     Benchmark("cpu_wakeup", "tests/bench/cpu_wakeup.py", 1),
     Benchmark("cpu_throughput", "tests/bench/cpu_throughput.py", 1),
+    Benchmark("gate", "tests/bench/gate.py", 1),
 )
 
 
