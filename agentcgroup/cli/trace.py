@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""agentcgroup trace …: record, import, show, validate, replay and compare sessions."""
+"""agentcgroup trace …: replay, compare, record; the other verbs are beside (trace_*.py)."""
 
 from __future__ import annotations
 
-import json
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ..errors import AgentCgroupError, InvalidValueError
 from ..replay.compare import compare as run_comparison
-from ..replay.compare import who_lost, write_report
-from ..replay.jobs import SessionJob, load_jobs
+from ..replay.compare import who_lost
 from ..replay.options import (
     DeclaredIntent,
     Granularity,
@@ -26,21 +24,26 @@ from ..replay.options import (
     ReplayOptions,
     spread_priorities,
 )
-from ..replay.record import record_command
-from ..replay.results import RunResult
+from ..replay.record import record_command, record_session
 from ..replay.table import comparison_table, session_table
-from ..trace.convert import records_of
-from ..trace.format import TraceReader, TraceWriter
-from ..trace.load import load_session_trace
-from ..trace.model import SessionTrace
+from ..trace.jobs import SessionJob, load_jobs
+from ..trace.results import RunResult
+from ..trace.run_files import write_report
 from ..types.sessions import Mode
-from ..units import format_bytes, parse_duration_s, parse_size_bytes
+from ..units import parse_duration_s, parse_size_bytes
+from . import trace_capacity, trace_files, trace_report, trace_simulate, trace_study
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="trace", help="Record, read and replay agent sessions.", no_args_is_help=True
 )
+
+trace_files.add_to(app)
+trace_study.add_to(app)
+trace_simulate.add_to(app)
+trace_capacity.add_to(app)
+trace_report.add_to(app)
 
 Traces = Annotated[list[Path], typer.Argument(help="Trace files or AgentCgroup task directories.")]
 TotalMemory = Annotated[str, typer.Option(help="Memory for all sessions, such as 1100M.")]
@@ -136,89 +139,40 @@ def compare_command(
         )
 
 
-@app.command("show")
-def show_command(
-    trace: Annotated[Path, typer.Argument(help="Trace file or AgentCgroup task directory.")],
-    session: Annotated[str | None, typer.Option(help="Which, if it holds several.")] = None,
-    as_authors: Annotated[bool, typer.Option(help="Read MB as 1024 x 1024 bytes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """What a session did: duration, memory, and its tool calls by peak."""
-    loaded = load_session_trace(trace, session=session, as_authors=as_authors)
-    if as_json:
-        typer.echo(json.dumps(_summary(loaded), indent=1))
-        return
-    console = Console()
-    console.print(
-        f"{loaded.name}: {loaded.duration_s:.1f} s, {len(loaded.samples)} samples,"
-        f" peak {format_bytes(loaded.peak_bytes)}, mean {format_bytes(loaded.mean_bytes)},"
-        f" {len(loaded.calls)} tool calls",
-        highlight=False, markup=False,
-    )  # fmt: skip
-    for note in loaded.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
-    table = Table()
-    for name in ("begin", "seconds", "peak", "tool", "command"):
-        table.add_column(name, justify="right" if name in ("begin", "seconds", "peak") else "left")
-    for call in sorted(loaded.calls, key=lambda c: -c.peak_bytes)[:20]:
-        table.add_row(
-            f"{call.begin_s:.1f}", f"{call.duration_s:.1f}", format_bytes(call.peak_bytes),
-            _plain(call.tool, 16), _plain(call.command or "", 60),
-        )  # fmt: skip
-    console.print(table)
-
-
-@app.command("validate")
-def validate_command(traces: Annotated[list[Path], typer.Argument(help="Trace files.")]) -> None:
-    """Check every record; a damaged tail is reported, anything else is an error (78)."""
-    for path in traces:
-        if path.is_dir():
-            trace = load_session_trace(path)
-            typer.echo(f"{path}: task directory, {len(trace.samples)} samples")
-            continue
-        reader = TraceReader(path)
-        kinds: dict[str, int] = {}
-        for record in reader:
-            kinds[record["kind"]] = kinds.get(record["kind"], 0) + 1
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        typer.echo(f"{path}: {counts or 'no records'}")
-        for damage in reader.damage:
-            typer.echo(f"{path}: {damage}", err=True)
-
-
-@app.command("import")
-def import_command(
-    source: Annotated[Path, typer.Argument(help="AgentCgroup task directory.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New trace file; .gz compresses.")],
-    as_authors: Annotated[bool, typer.Option(help="Read MB as 1024 x 1024 bytes.")] = False,
-) -> None:
-    """Write another recording in this project's trace format."""
-    loaded = load_session_trace(source, as_authors=as_authors)
-    if out.exists():
-        raise InvalidValueError("--out", str(out), "choose a name that is not taken")
-    with TraceWriter(out, {"imported_from": loaded.name}, epoch_ns=0) as writer:
-        for record in records_of(loaded):
-            writer.write(record)
-    typer.echo(f"{out}: {len(loaded.samples)} samples, {len(loaded.calls)} tool calls")
-
-
 @app.command("record")
 def record_trace_command(
-    command: Annotated[list[str], typer.Argument(help="The command to run and record.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New trace file; .gz compresses.")],
-    session: Annotated[str, typer.Option(help="Name of the session in the trace.")] = "session",
-    interval: Annotated[str, typer.Option(help="Time between samples.")] = "50ms",
+    command: Annotated[
+        list[str] | None, typer.Argument(help="The command to run and record.")
+    ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(help="Without a command: the daemon's session to follow; with: its name."),
+    ] = None,
+    interval: Annotated[str, typer.Option(help="Between samples, 10ms to 1s.")] = "50ms",
     root: Root = "/sys/fs/cgroup",
+    socket: Socket = None,
 ) -> None:
-    """Run a command in a cgroup of its own and record its memory and CPU."""
+    """Record a command in a cgroup of its own, or a session of the daemon until it ends."""
     if out.exists():
         raise InvalidValueError("--out", str(out), "choose a name that is not taken")
-    with _interruptible():
-        status = record_command(
-            command, out, session=session, root=root,
-            interval_ms=max(1, round(1000 * parse_duration_s(interval, "--interval"))),
-        )  # fmt: skip
-    raise typer.Exit(status)
+    interval_s = parse_duration_s(interval, "--interval")
+    if not 0.01 <= interval_s <= 1:
+        raise InvalidValueError("--interval", interval, "write 10ms to 1s")
+    interval_ms = round(1000 * interval_s)
+    if command:
+        with _interruptible():
+            status = record_command(
+                command, out, session=session or "session", root=root, interval_ms=interval_ms
+            )
+        raise typer.Exit(status)
+    if session is None:
+        raise InvalidValueError("CMD", "", "give a command, or --session with a live session")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    calls = record_session(session, out, interval_ms=interval_ms, socket=socket, stop=stop)
+    typer.echo(f"{out}: session {session}, {calls} tool calls")
 
 
 # --- helpers
@@ -278,31 +232,3 @@ def _write(
         from ..replay.plot import plot_timelines  # noqa: PLC0415  (matplotlib takes a second)
 
         plot_timelines(plot, results, options.total_memory_bytes)
-
-
-def _summary(trace: SessionTrace) -> dict[str, Any]:
-    return {
-        "name": trace.name,
-        "source": trace.source,
-        "duration_s": trace.duration_s,
-        "samples": len(trace.samples),
-        "peak_bytes": trace.peak_bytes,
-        "mean_bytes": trace.mean_bytes,
-        "notes": list(trace.notes),
-        "calls": [
-            {
-                "begin_s": call.begin_s,
-                "end_s": call.end_s,
-                "tool": call.tool,
-                "command": call.command,
-                "peak_bytes": call.peak_bytes,
-            }
-            for call in trace.calls
-        ],
-    }
-
-
-def _plain(text: str, width: int) -> str:
-    """Foreign text for a table cell: printable, no markup, one line."""
-    clean = "".join(c if c.isprintable() else " " for c in text).replace("[", "\\[")
-    return clean if len(clean) <= width else clean[: width - 1] + "…"

@@ -7,20 +7,15 @@ no policy alone.
 
 from __future__ import annotations
 
-import json
-import os
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
+from ..trace.jobs import SessionJob
+from ..trace.results import RunResult
 from .driver import run_policy
-from .jobs import SessionJob
 from .options import Policy, ReplayOptions
-from .ratios import ratios
-from .results import SCHEMA, RunResult
 
-__all__ = ["compare", "report_json", "who_lost", "write_report"]
+__all__ = ["compare", "who_lost"]
 
 RoundProgress = Callable[[int, Policy, float], None]
 
@@ -56,19 +51,3 @@ def who_lost(results: Sequence[RunResult], policy: Policy) -> list[str]:
         for session in result.sessions
         if not session.survived
     ]
-
-
-def report_json(results: Sequence[RunResult], seed: int) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "runs": [result.as_json() for result in results],
-        "ratios": ratios(results, seed),
-    }
-
-
-def write_report(path: Path, results: Sequence[RunResult], seed: int) -> None:
-    """Atomically: half a report never has the name of a whole one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(report_json(results, seed), indent=1) + "\n"
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

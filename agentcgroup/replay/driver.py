@@ -18,13 +18,13 @@ from pathlib import Path
 
 from ..cgroupfs import files
 from ..cgroupfs.handle import Cgroup
-from .jobs import SessionJob
+from ..trace.jobs import SessionJob
+from ..trace.results import RunResult, SessionResult
 from .managed import ManagedHost
 from .observe import Observer
 from .options import Policy, ReplayOptions
 from .places import Place, PlainPlace, Shares
 from .player import SessionPlayer
-from .results import RunResult, SessionResult
 from .tree import PrivateTree, open_root
 
 __all__ = ["Progress", "run_policy"]

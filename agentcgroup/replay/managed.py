@@ -21,9 +21,9 @@ from typing import Self
 from ..cgroupfs.handle import Cgroup
 from ..client import Client
 from ..errors import AgentCgroupError, CgroupGoneError, DaemonUnavailableError, RefusedError
+from ..trace.jobs import SessionJob
 from ..types.intents import Intent
 from ..types.outcomes import Outcome, Reason
-from .jobs import SessionJob
 from .options import ReplayOptions
 from .places import CallEnd
 from .process import start_in

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from ..cgroupfs import files, parse
 from ..cgroupfs.api import CgroupLike
 from ..errors import NotSupportedError
-from .results import SessionResult
+from ..trace.results import SessionResult
 
 __all__ = ["Observer"]
 

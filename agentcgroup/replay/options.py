@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ..errors import InvalidValueError
+from ..trace.jobs import DeclaredIntent, Granularity
 from ..types.intents import Priority
 from ..types.sessions import Mode
 
@@ -28,21 +29,6 @@ class Policy(StrEnum):
     STATIC_MEAN = "static-mean"
     AGENTCGROUP = "agentcgroup"
     ALONE = "alone"
-
-
-class Granularity(StrEnum):
-    """session: one process replays the whole session; tool: one process a tool call."""
-
-    SESSION = "session"
-    TOOL = "tool"
-
-
-class DeclaredIntent(StrEnum):
-    """What replayed calls declare: nothing, their true peak, or the peak ± 50 %."""
-
-    NONE = "none"
-    PEAK = "peak"
-    NOISY = "noisy"
 
 
 @dataclass(frozen=True, slots=True)

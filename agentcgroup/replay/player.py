@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..trace.jobs import CallJob, SessionJob
 from ..trace.model import Sample
-from .jobs import CallJob, SessionJob
+from ..trace.results import SessionResult, survived
 from .places import CallEnd, Place
 from .process import WorkerFiles, WorkerReport
-from .results import SessionResult, survived
 
 __all__ = ["SessionPlayer"]
 

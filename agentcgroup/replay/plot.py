@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotSupportedError
+from ..trace.results import RunResult, SessionResult
 from ..types.intents import Priority
 from ..units import MIB
-from .results import RunResult, SessionResult
 
 __all__ = ["plot_timelines"]
 

@@ -8,8 +8,8 @@ from statistics import fmean
 
 from rich.table import Table
 
+from ..trace.results import RunResult, SessionResult
 from ..units import format_bytes
-from .results import RunResult, SessionResult
 
 __all__ = ["comparison_table", "session_table"]
 

@@ -28,6 +28,9 @@ from .records import FORMAT_NAME, FORMAT_VERSION, Record, check_header, check_re
 
 __all__ = ["Damage", "Trace", "TraceReader", "TraceWriter", "read_trace"]
 
+# No writer comes near it; a file without line ends must not fill the memory.
+MAX_LINE_BYTES = 16 << 20
+
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _PLAIN, _GZIP, _ZSTD = "plain", "gzip", "zstd"
 
@@ -248,13 +251,17 @@ def _numbered_lines(path: Path, damage: list[Damage]) -> Iterator[tuple[int, byt
     with stream:
         while True:
             try:
-                raw = stream.readline()
+                raw = stream.readline(MAX_LINE_BYTES + 1)
             except errors as problem:
                 damage.append(Damage(number + 1, f"the compressed stream breaks off ({problem})"))
                 return
             if not raw:
                 return
             number += 1
+            if len(raw) > MAX_LINE_BYTES:
+                raise FormatError(
+                    f"line {number}", "more", f"a record has at most {MAX_LINE_BYTES} bytes"
+                )
             if not raw.isspace():
                 yield number, raw
 

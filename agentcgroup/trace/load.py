@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One door for every kind of recorded session: a trace file or a task directory.
+"""One door for every kind of recorded session: a trace file, or what an importer knows.
 
 Memory of an own trace is memory.current less inactive_file: what the kernel could not
 drop without harm, so that page cache of files read once is not replayed as need.
@@ -7,12 +7,14 @@ drop without harm, so that page cache of files read once is not replayed as need
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import FormatError
 from ..units import NS_PER_S
 from .format import Trace, read_trace
-from .importers.agentcgroup import is_task_directory, read_task_directory
+from .importers.agentcgroup import read_task_directory
+from .importers.detect import import_source, is_foreign, is_task_file
 from .model import CallSpan, SessionTrace, split_calls
 from .records import Record
 
@@ -31,8 +33,13 @@ def load_session_trace(
         return read_task_directory(where, as_authors=as_authors)
     if not where.exists():
         raise FormatError("trace", str(where), "there is no such file or directory")
-    if where.name in ("resources.json", "resources.json.gz") and is_task_directory(where.parent):
+    if is_task_file(where):
         return read_task_directory(where.parent, as_authors=as_authors)
+    if is_foreign(where):
+        found = import_source(where)
+        trace = Trace({"epoch_ns": found.epoch_ns}, found.records)
+        loaded = session_from_trace(trace, where, session)
+        return replace(loaded, notes=(*found.changes, *loaded.notes))
     return session_from_trace(read_trace(where), where, session)
 
 
@@ -57,7 +64,7 @@ def session_from_trace(trace: Trace, source: Path, session: str | None = None) -
     ]
     if len(points) < 2:
         raise FormatError(
-            f"{source}: samples of session {session}",
+            f"{source}: samples" + (f" of session {session}" if session else ""),
             len(points),
             "a session needs two sample records with memory_current_bytes and without a call",
         )
@@ -78,6 +85,7 @@ def session_from_trace(trace: Trace, source: Path, session: str | None = None) -
         ),
         source=str(source),
         notes=tuple(notes),
+        epoch_s=(trace.header["epoch_ns"] + begin_ns) / NS_PER_S,
         step_bytes=next(
             (r["step_bytes"] for r in mine if r["kind"] == "session" and "step_bytes" in r),
             OWN_TRACE_STEP_BYTES,

@@ -41,6 +41,7 @@ class SessionTrace:
 
     `cpu_samples`: seconds, cumulative CPU seconds; empty if unknown. `step_bytes`: moves
     below it are noise of the recording. `notes` says what the reader had to leave out.
+    `epoch_s`: Unix time of the first sample, 0 if unknown.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SessionTrace:
     source: str = ""
     notes: tuple[str, ...] = ()
     step_bytes: int = 0
+    epoch_s: float = 0.0
 
     @property
     def peak_bytes(self) -> int:

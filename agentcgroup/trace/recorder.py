@@ -44,6 +44,32 @@ def sample_fields(source: TextSource) -> Record:
         if key == "usage_usec":
             found["cpu_usage_us"] = value
             break
+    found |= _io_fields(source.try_read("io.stat"))
+    for resource in ("memory", "cpu", "io"):
+        found |= _pressure_fields(resource, source.try_read(f"{resource}.pressure"))
+    return found
+
+
+def _io_fields(text: str | None) -> Record:
+    """Sums over devices; nothing if there was no traffic."""
+    totals = {"rbytes": 0, "wbytes": 0}
+    pairs = (word.partition("=") for word in (text or "").split())
+    for key, _, value in pairs:
+        if key in totals and value.isdecimal():
+            totals[key] += int(value)
+    if not any(totals.values()):
+        return {}
+    return {"io_read_bytes": totals["rbytes"], "io_write_bytes": totals["wbytes"]}
+
+
+def _pressure_fields(resource: str, text: str | None) -> Record:
+    """Total us that some, and that all, stood still for want of the resource."""
+    found: Record = {}
+    for line in (text or "").splitlines():
+        share, _, figures = line.partition(" ")
+        total = figures.rpartition("total=")[2]
+        if share in ("some", "full") and total.isdecimal():
+            found[f"{resource}_{share}_us"] = int(total)
     return found
 
 
@@ -98,6 +124,20 @@ class Recorder(threading.Thread):
             if peak is not None and peak.strip().isdecimal():
                 fields = {**fields, "memory_peak_bytes": int(peak)}
             self._put("call_end", call, fields)
+
+    def note(self, record: Record) -> None:
+        """Write what another one saw, at the time at which it did."""
+        with self._lock:
+            self._writer.write(record)
+
+    def watch(self, call: str, source: TextSource) -> None:
+        """Sample a call whose beginning is noted by another one, until `unwatch`."""
+        with self._lock:
+            self._calls[call] = source
+
+    def unwatch(self, call: str) -> None:
+        with self._lock:
+            self._calls.pop(call, None)
 
     def run(self) -> None:
         try:

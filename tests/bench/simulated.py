@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from agentcgroup.errors import AgentCgroupError
-from agentcgroup.replay.jobs import PROCESS_BYTES, SessionJob, load_jobs
 from agentcgroup.replay.options import DeclaredIntent, Granularity, ReplayOptions
-from agentcgroup.simulate.process import CallPlan, SessionPlan
-from agentcgroup.simulate.world import Result, World
+from agentcgroup.simulate.host import HostModel, Result
+from agentcgroup.simulate.plans import AGENT_RESERVE_BYTES, session_plans
+from agentcgroup.simulate.process import SessionPlan
+from agentcgroup.simulate.world import World
+from agentcgroup.trace.jobs import SessionJob, load_jobs
 from agentcgroup.types.intents import Priority
 from agentcgroup.units import MIB
 
@@ -38,7 +40,6 @@ PAPER = (
     "all_images_haiku/sigmavirus24__github3.py-673",
 )
 HIGH_LOW_LOW = (Priority.HIGH, Priority.LOW, Priority.LOW)
-RESERVE_BYTES = 16 * MIB
 SHARE_OF_PEAKS = 0.6
 
 
@@ -99,7 +100,7 @@ def groups_by_tool(traces: Path, groups: int) -> dict[str, Any]:
             )
             plans = session_plans(group, 10.0)
             room = room_bytes(plans)
-            runs.append(World(room, plans, step_ns=4_000_000).run(limit_s=600))
+            runs.append(World(room, plans).run(limit_s=600))
             slowed += high_slowdowns(plans, runs[-1])
             dense.append(sum(job.need_bytes for job in group) / room)
         found[f"{intent.value}, {size} sessions"] = {
@@ -125,7 +126,7 @@ def room_bytes(plans: Sequence[SessionPlan]) -> int:
     agents = sum(max((size for _, size in plan.agent_levels), default=0) for plan in plans)
     peaks = [max((call.peak_bytes for call in plan.calls), default=0) for plan in plans]
     calls = max(*peaks, int(SHARE_OF_PEAKS * sum(peaks)))
-    return agents + len(plans) * RESERVE_BYTES + calls
+    return agents + len(plans) * AGENT_RESERVE_BYTES + calls
 
 
 def usable(traces: Path) -> list[str]:
@@ -157,31 +158,8 @@ def jobs(
 def play(
     group: list[SessionJob], total_mib: int, *, speed: float, growth_mib_per_s: int
 ) -> Result:  # fmt: skip
-    plans = session_plans(group, speed)
-    return World(total_mib * MIB, plans, growth_bytes_per_s=growth_mib_per_s * MIB).run()
-
-
-def session_plans(group: list[SessionJob], speed: float) -> list[SessionPlan]:
-    return [
-        SessionPlan(
-            job.name, job.priority.value,
-            [call_plan(call, speed) for call in sorted(job.calls, key=lambda c: c.begin_s)],
-            RESERVE_BYTES, None, levels(job.agent or (), speed),
-        )
-        for job in group
-    ]  # fmt: skip
-
-
-def call_plan(call: Any, speed: float) -> CallPlan:
-    steps = levels(call.samples, speed) or ((0, 0),)
-    end_ns = max(steps[-1][0], int((call.end_s - call.begin_s) / speed * 1e9))
-    steps = (*steps, (end_ns, steps[-1][1]))
-    begin_ns = int(call.begin_s / speed * 1e9)
-    return CallPlan(begin_ns, steps, call.base_bytes + PROCESS_BYTES, call.intent)
-
-
-def levels(samples: Sequence[tuple[float, int]], speed: float) -> tuple[tuple[int, int], ...]:
-    return tuple((int(at_s / speed * 1e9), size) for at_s, size in samples)
+    host = HostModel(growth_bytes_per_s=growth_mib_per_s * MIB)
+    return World(total_mib * MIB, session_plans(group, speed), host=host).run()
 
 
 def told(runs: Sequence[Result]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from agentcgroup.replay.jobs import PROCESS_BYTES, make_jobs
 from agentcgroup.replay.options import DeclaredIntent, Granularity, ReplayOptions
 from agentcgroup.replay.places import CallEnd, Shares
 from agentcgroup.replay.player import SessionPlayer
 from agentcgroup.replay.process import start_in
+from agentcgroup.trace.jobs import PROCESS_BYTES, make_jobs
 from agentcgroup.trace.model import CallSpan, SessionTrace, split_calls
 from agentcgroup.types.intents import Intent, Priority
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from agentcgroup.errors import InvalidValueError
-from agentcgroup.replay.compare import report_json, who_lost, write_report
+from agentcgroup.replay.compare import who_lost
 from agentcgroup.replay.options import Policy, ReplayOptions, spread_priorities
-from agentcgroup.replay.ratios import ratio_with_interval, ratios
-from agentcgroup.replay.results import RunResult, SessionResult, latency_summary, survived
+from agentcgroup.trace.ratios import ratio_with_interval, ratios
+from agentcgroup.trace.results import RunResult, SessionResult, latency_summary, survived
+from agentcgroup.trace.run_files import report_json, write_report
 from agentcgroup.types.intents import Priority
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from agentcgroup.simulate.host import HostModel
 from agentcgroup.simulate.process import CallPlan, Process, SessionPlan
 from agentcgroup.simulate.world import World
 from agentcgroup.types.intents import Intent
@@ -24,30 +25,43 @@ def session(name: str, priority: str, *calls: CallPlan, reserve: int = 0) -> Ses
     return SessionPlan(name, priority, calls, reserve * MIB)
 
 
+SPEED = MIB / MS  # a MiB a millisecond
+
+
 def test_a_process_stops_at_its_line_and_goes_on_when_it_is_raised() -> None:
-    process = Process(plan((0, 100), (1, 20), (2, 0)), line_bytes=64 * MIB)
-    process.advance(1 * MS, MS, 1000 * MIB)
+    process = Process(plan((0, 100), (1, 20), (2, 0)), 64 * MIB, SPEED)
+    assert process.turn(0) == pytest.approx(64 * MS, abs=2)
+    process.settle(64 * MS)
+    assert process.turn(64 * MS) is None
     assert process.held_bytes == 64 * MIB and process.at_line
+    process.settle(100 * MS)
     process.line_bytes = 200 * MIB
-    process.advance(2 * MS, MS, 1000 * MIB)
-    assert process.held_bytes == 100 * MIB and not process.at_line
-    assert process.grew_ns == [1 * MS]
-    process.advance(1500 * MS, MS, 1000 * MIB)
+    assert process.turn(100 * MS) == pytest.approx(136 * MS, abs=2)
+    process.settle(137 * MS)
+    assert process.turn(137 * MS) == 1000 * MS
+    assert process.grew_ns == [137 * MS] and process.throttled_ns == 36 * MS
+    process.settle(1000 * MS)
+    assert process.turn(1000 * MS) == 2000 * MS
     assert process.held_bytes == 20 * MIB and not process.done
-    process.advance(2500 * MS, MS, 1000 * MIB)
-    assert process.done
+    process.settle(2500 * MS)
+    assert process.turn(2500 * MS) is None and process.done
 
 
-def test_growth_takes_its_time_and_a_frozen_process_stands_still() -> None:
-    process = Process(plan((0, 100)), line_bytes=1 << 40)
-    process.advance(1 * MS, MS, 30 * MIB)
+@pytest.mark.parametrize(("catches_up", "last_ns"), [(True, 150 * MS), (False, 200 * MS)])
+def test_a_frozen_process_stands_still(catches_up: bool, last_ns: int) -> None:
+    """What came late follows at once, or goes on where it stopped."""
+    process = Process(plan((0, 100), (0.15, 100)), 1 << 40, SPEED, catches_up)
+    process.turn(0)
+    process.settle(30 * MS)
     process.frozen = True
-    process.advance(2 * MS, MS, 30 * MIB)
+    assert process.turn(30 * MS) is None
+    process.settle(80 * MS)
     assert process.held_bytes == 30 * MIB
     process.frozen = False
-    for step in range(3):
-        process.advance((3 + step) * MS, MS, 30 * MIB)
-    assert process.done and process.held_bytes == 100 * MIB
+    due = process.turn(80 * MS)
+    assert due == pytest.approx(150 * MS, abs=2)
+    process.settle(151 * MS)
+    assert process.turn(150 * MS + 2) in ((None,) if catches_up else (last_ns, None))
 
 
 def test_enough_memory_means_nobody_waits() -> None:
@@ -90,9 +104,8 @@ def test_three_that_do_not_fit_together_all_survive(total_mib: int, growth_mib_p
         session("low-1", "low", low, reserve=16),
         session("low-2", "low", low, reserve=16),
     ]
-    result = World(
-        total_mib * MIB, sessions, growth_bytes_per_s=growth_mib_per_s * MIB
-    ).run()  # fmt: skip
+    host = HostModel(growth_bytes_per_s=growth_mib_per_s * MIB)
+    result = World(total_mib * MIB, sessions, host=host).run()
     assert not result.lost
     assert result.calls["c1"].throttled_ns == 0
     assert result.most_held_bytes + 3 * 16 * MIB <= total_mib * MIB

@@ -197,6 +197,7 @@ def test_a_hundred_thousand_lines_load_quickly(tmp_path: Path) -> None:
     line = json.dumps({**SAMPLE, "anon_bytes": 1, "file_bytes": 2, "cpu_usage_us": 3}) + "\n"
     with gzip.open(path, "wt", compresslevel=1) as stream:
         stream.write(json.dumps(make_header()) + "\n" + line * 100_000)
-    begin = time.perf_counter()
+    begin_s = time.process_time()
     assert len(read_trace(path).records) == 100_000
-    assert time.perf_counter() - begin < 5  # 0.5 s on an idle machine
+    # In CPU time: other load on the machine does not count. 0.5 s as this is written.
+    assert time.process_time() - begin_s < 5

@@ -51,7 +51,7 @@ def test_task_directory() -> None:
     assert trace.samples[0] == (0.0, 12_500_000)
     assert [call.tool for call in trace.calls] == ["Bash", "Read"]
     assert [call.command for call in trace.calls] == ["pytest -q", None]
-    assert len(trace.notes) == 3
+    assert len(trace.notes) == 4
 
 
 def test_calls_hold_what_is_above_the_level_before_them() -> None:

@@ -45,6 +45,40 @@ def test_fields_of_missing_files_are_left_out() -> None:
     }
 
 
+def test_io_and_pressure_are_totals() -> None:
+    full = Texts(
+        io__stat="8:0 rbytes=100 wbytes=7 rios=1\n8:16 rbytes=5 wbytes=0 dios=x",
+        memory__pressure="some avg10=0.00 avg60=0.00 avg300=0.00 total=17\nfull avg10=0.00 total=3",
+        cpu__pressure="some avg10=1.00 total=9\ngarbage\nfull total=",
+    )
+    assert sample_fields(full) == {
+        "io_read_bytes": 105,
+        "io_write_bytes": 7,
+        "memory_some_us": 17,
+        "memory_full_us": 3,
+        "cpu_some_us": 9,
+    }
+    assert sample_fields(Texts(io__stat="")) == {}
+
+
+def test_records_of_another_are_passed_on_and_their_calls_sampled(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    clock = FakeClock(1000)
+    with TraceWriter(path) as writer:
+        recorder = Recorder(writer, "s", Texts(memory__current="100"), now_ns=clock.now_ns)
+        recorder.note({"t_ns": 900, "kind": "call_begin", "session": "s", "call": "c1"})
+        recorder.watch("c1", Texts(memory__current="40"))
+        recorder.sample()
+        recorder.unwatch("c1")
+        recorder.note({"t_ns": 990, "kind": "call_end", "session": "s", "call": "c1"})
+        recorder.stop()
+    records = read_trace(path).records
+    assert [(r["kind"], r.get("call"), r["t_ns"]) for r in records] == [
+        ("call_begin", "c1", 900), ("sample", None, 1000), ("sample", "c1", 1000),
+        ("call_end", "c1", 990), ("sample", None, 1000), ("end", None, 1000),
+    ]  # fmt: skip
+
+
 def test_a_session_with_a_call(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     clock = FakeClock(1000)

@@ -9,19 +9,25 @@ time since then; differencing gives cumulative CPU seconds (podman issue 25709).
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ...errors import FormatError
+from ...units import NS_PER_S
+from ..convert import records_of
 from ..model import CallSpan, SessionTrace, split_calls
+from .agentcgroup_steps import read_steps
+from .files import find, read_json
+from .imported import Changes, Imported
+from .jsonl import read_objects
 
-__all__ = ["is_task_directory", "read_task_directory"]
+__all__ = [
+    "import_task_directory", "is_task_directory", "parse_human_bytes", "read_task_directory",
+    "task_source",
+]  # fmt: skip
 
 _HUMAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?B)\s*")
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -32,19 +38,46 @@ _STARTING_BYTES = 50_000_000
 
 
 def is_task_directory(path: Path) -> bool:
-    return _find(path, "resources.json") is not None
+    return find(path, "resources.json") is not None or bool(_attempts(path))
+
+
+def _attempts(path: Path) -> list[Path]:
+    """The authors' repository keeps attempts apart; the last one has the label."""
+    found = [p for p in path.glob("attempt_*") if p.name.removeprefix("attempt_").isdecimal()]
+    found = [p for p in found if find(p, "resources.json")]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("attempt_")))
+
+
+def task_source(path: Path) -> Path:
+    """Where the task's files are: its last attempt if it has any, else itself."""
+    attempts = _attempts(path)
+    return attempts[-1] if attempts else path
+
+
+def import_task_directory(path: Path, *, as_authors: bool = False) -> Imported:
+    """Samples, tool calls and model steps of a task, with what had to be changed."""
+    trace = read_task_directory(path, as_authors=as_authors)
+    steps, changes = read_steps(task_source(path), trace.name, trace.epoch_s)
+    body = list(records_of(trace))
+    end = body.pop()
+    records = sorted([*body, *steps], key=lambda record: int(record["t_ns"]))
+    end["t_ns"] = max(end["t_ns"], records[-1]["t_ns"])
+    return Imported(
+        "agentcgroup", [*records, end], round(trace.epoch_s * NS_PER_S), [*trace.notes, *changes]
+    )
 
 
 def read_task_directory(path: Path, *, as_authors: bool = False) -> SessionTrace:
     """The session in `path`; FormatError names field, value and remedy."""
-    source = _find(path, "resources.json")
+    name, attempts, path = path.resolve().name, _attempts(path), task_source(path)
+    source = find(path, "resources.json")
     if source is None:
         raise FormatError(
             "trace directory",
             str(path),
             "it must hold resources.json or resources.json.gz with the session's samples",
         )
-    data = _load(source)
+    data = read_json(source)
     raw = data.get("samples") if isinstance(data, dict) else None
     if not isinstance(raw, list) or not raw:
         raise FormatError(
@@ -62,41 +95,27 @@ def read_task_directory(path: Path, *, as_authors: bool = False) -> SessionTrace
         raise FormatError(
             f"{source}: samples", len(parsed), "a session needs two samples that are not 0 B"
         )
+    if len(attempts) > 1:
+        notes.append(f"used {path.name}, the last of {len(attempts)} attempts")
     if parsed[0][1] < _STARTING_BYTES < parsed[1][1]:
         notes.append("first sample shows the container starting")
     _check_order(parsed, source)
+    if any(percent is not None for _, _, percent in parsed):
+        notes.append("CPU time worked out from podman's running average")
     begin = parsed[0][0]
     samples = tuple((epoch - begin, size) for epoch, size, _ in parsed)
     spans = _spans(path, begin, notes)
     calls, agent_samples = split_calls(samples, spans)
     return SessionTrace(
-        name=path.resolve().name,
+        name=name,
         samples=samples,
         calls=calls,
         agent_samples=agent_samples,
         cpu_samples=_cpu(parsed),
         source=str(path),
         notes=tuple(notes),
+        epoch_s=begin,
     )
-
-
-def _find(path: Path, name: str) -> Path | None:
-    for candidate in (path / name, path / f"{name}.gz"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _load(path: Path) -> Any:
-    try:
-        data = path.read_bytes()
-        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-    except (OSError, EOFError, zlib.error) as problem:
-        raise FormatError(
-            str(path), str(problem), "must be a readable gzip or plain file"
-        ) from None
-    except (ValueError, RecursionError) as problem:
-        raise FormatError(str(path), str(problem), "must be JSON") from None
 
 
 def parse_human_bytes(text: str, *, as_authors: bool = False) -> int | None:
@@ -158,26 +177,31 @@ def _cpu(parsed: list[tuple[float, int, float | None]]) -> tuple[tuple[float, fl
 
 
 def _spans(path: Path, begin_epoch_s: float, notes: list[str]) -> list[CallSpan]:
-    source = _find(path, "tool_calls.json")
+    source = find(path, "tool_calls.json")
     if source is None:
         notes.append("no tool_calls.json: the session is one piece")
         return []
-    entries = _load(source)
+    entries = read_json(source)
     if not isinstance(entries, list):
         raise FormatError(str(source), entries, "must be a list of tool calls")
+    times = _tool_times(path, notes)
     spans: list[CallSpan] = []
-    unfinished = 0
+    unfinished = mended = 0
     for index, entry in enumerate(entries):
         where = f"{source}[{index}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("tool"), str):
             raise FormatError(where, entry, "must be an object with a tool")
-        if entry.get("end_timestamp") is None:
+        known = times.get(str(entry.get("id")), {})
+        end = entry.get("end_timestamp")
+        if end is None and known.get("end") is not None:
+            end, mended = known["end"], mended + 1
+        if end is None:
             unfinished += 1
             continue
         begin_s = _utc(entry.get("timestamp"), f"{where}.timestamp") - begin_epoch_s
-        end_s = _utc(entry["end_timestamp"], f"{where}.end_timestamp") - begin_epoch_s
+        end_s = _utc(end, f"{where}.end_timestamp") - begin_epoch_s
         given = entry.get("input")
-        command = given.get("command") if isinstance(given, dict) else None
+        command = given.get("command") if isinstance(given, dict) else known.get("command")
         spans.append(
             CallSpan(
                 max(0.0, begin_s),
@@ -188,7 +212,20 @@ def _spans(path: Path, begin_epoch_s: float, notes: list[str]) -> list[CallSpan]
         )
     if unfinished:
         notes.append(f"left out {unfinished} tool calls without an end")
+    if mended:
+        notes.append(f"took the end of {mended} tool calls from tool_times.jsonl")
     return spans
+
+
+def _tool_times(path: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
+    """By id; the 18-task set has the calls' ends and commands only here."""
+    source = find(path, "tool_times.jsonl")
+    if source is None:
+        return {}
+    changes = Changes()
+    found = {str(o.get("id")): o for _, o in read_objects(source, changes)}
+    notes += changes.lines()
+    return found
 
 
 def _utc(text: Any, where: str) -> float:

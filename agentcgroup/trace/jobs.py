@@ -11,17 +11,50 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import accumulate
 from pathlib import Path
+from typing import Protocol
 
-from ..trace.load import load_session_trace
-from ..trace.model import CallSpan, Sample, SessionTrace, thin_out
 from ..types.intents import Intent, Priority
-from .options import DeclaredIntent, Granularity, ReplayOptions
+from .load import load_session_trace
+from .model import CallSpan, Sample, SessionTrace, thin_out
 
-__all__ = ["CallJob", "SessionJob", "load_jobs", "make_jobs"]
+__all__ = [
+    "PROCESS_BYTES", "CallJob", "DeclaredIntent", "Granularity", "JobChoices", "SessionJob",
+    "load_jobs", "make_jobs",
+]  # fmt: skip
 
 # A Python process that has not touched anything yet, with its plan.
 PROCESS_BYTES = 12 << 20
+
+
+class Granularity(StrEnum):
+    """session: one process replays the whole session; tool: one process a tool call."""
+
+    SESSION = "session"
+    TOOL = "tool"
+
+
+class DeclaredIntent(StrEnum):
+    """What replayed calls declare: nothing, their true peak, or the peak ± 50 %."""
+
+    NONE = "none"
+    PEAK = "peak"
+    NOISY = "noisy"
+
+
+class JobChoices(Protocol):
+    """What decides how a trace is cut into jobs; replay and simulation have it in their options."""
+
+    @property
+    def base_memory_bytes(self) -> int: ...
+    @property
+    def granularity(self) -> Granularity: ...
+    @property
+    def intent(self) -> DeclaredIntent: ...
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +86,39 @@ class SessionJob:
 
     @property
     def need_bytes(self) -> int:
-        """The most that the session holds at one time."""
-        return self.trace.peak_bytes + self.base_bytes + PROCESS_BYTES
+        """The most that the session's processes hold at one time, played as recorded."""
+        if self.agent is None:
+            return self.trace.peak_bytes + self.base_bytes + PROCESS_BYTES
+        moves = _moves(self.agent)
+        for call in self.calls:
+            held = [(call.begin_s + at_s, size) for at_s, size in call.samples]
+            own = PROCESS_BYTES + call.base_bytes
+            moves += [(call.begin_s, own), *_moves(held)]
+            moves.append((call.end_s, -own - held[-1][1]))
+        # Who gives back comes first where two move at the same time.
+        most = max(accumulate((size for _, size in sorted(moves)), initial=0))
+        return most + self.base_bytes + PROCESS_BYTES
 
     @property
     def mean_need_bytes(self) -> int:
         return self.trace.mean_bytes + self.base_bytes + PROCESS_BYTES
 
 
+def _moves(levels: Sequence[Sample]) -> list[tuple[float, int]]:
+    """Levels as changes: (seconds, bytes more or less)."""
+    before = [0, *(size for _, size in levels)]
+    return [(at_s, size - last) for (at_s, size), last in zip(levels, before, strict=False)]
+
+
 def load_jobs(
-    paths: Sequence[Path], priorities: Sequence[Priority], options: ReplayOptions
+    paths: Sequence[Path], priorities: Sequence[Priority], options: JobChoices
 ) -> list[SessionJob]:
     """FormatError names the trace that can't be read."""
     return make_jobs([load_session_trace(path) for path in paths], priorities, options)
 
 
 def make_jobs(
-    traces: Sequence[SessionTrace], priorities: Sequence[Priority], options: ReplayOptions
+    traces: Sequence[SessionTrace], priorities: Sequence[Priority], options: JobChoices
 ) -> list[SessionJob]:
     names = _unique([trace.name for trace in traces])
     return [
@@ -78,7 +127,7 @@ def make_jobs(
     ]
 
 
-def _job(trace: SessionTrace, name: str, priority: Priority, options: ReplayOptions) -> SessionJob:
+def _job(trace: SessionTrace, name: str, priority: Priority, options: JobChoices) -> SessionJob:
     draw = random.Random(f"{options.seed}/{name}")
     base = options.base_memory_bytes
     if options.granularity is Granularity.SESSION:

@@ -14,9 +14,10 @@ from typing import Any
 
 from ..types.intents import Priority
 
-__all__ = ["RunResult", "SessionResult", "latency_summary", "survived"]
+__all__ = ["RunResult", "SessionResult", "latency_summary", "survived", "thin_timeline"]
 
 SCHEMA = 1
+MOST_POINTS = 600
 # What a session must have held, of its trace's peak, to count as survived.
 PEAK_SHARE = 0.99
 
@@ -34,6 +35,13 @@ def latency_summary(values_ms: Sequence[float]) -> dict[str, float | int | None]
         "max": ranked[-1],
         "count": n,
     }
+
+
+def thin_timeline(points: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """At most some hundred points; of those that are put together the highest counts."""
+    size = -(-len(points) // MOST_POINTS) if points else 1
+    groups = (points[start : start + size] for start in range(0, len(points), size))
+    return [(group[0][0], max(bytes_ for _, bytes_ in group)) for group in groups]
 
 
 def survived(reached_last: bool, peak_bytes: int, trace_peak_bytes: int) -> bool:
@@ -91,12 +99,15 @@ class SessionResult:
             "memory_pressure_full_ms": self.pressure_full_ms,
             "timed_out": self.timed_out,
             "alloc_latency_ms": latency_summary(self.latencies_ms),
+            "timeline": [[round(at_s, 4), size] for at_s, size in thin_timeline(self.timeline)],
+            "kill_times_s": [round(at_s, 4) for at_s in self.kill_times_s],
         }
 
 
 @dataclass(slots=True)
 class RunResult:
-    """One policy once. `makespan_s`: until the last session ended, however it ended."""
+    """One policy once. `makespan_s`: until the last session ended, however it ended.
+    `decisions`: what was decided and why, where it is known (simulated runs)."""
 
     run: int
     policy: str
@@ -104,6 +115,7 @@ class RunResult:
     seed: int
     sessions: list[SessionResult]
     settings: dict[str, Any] = field(default_factory=dict)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def makespan_s(self) -> float:
@@ -126,4 +138,5 @@ class RunResult:
             "makespan_s": self.makespan_s,
             **self.settings,
             "sessions": [session.as_json() for session in self.sessions],
+            **({"decisions": self.decisions} if self.decisions else {}),
         }
