@@ -120,6 +120,28 @@ static __always_inline void acg_stamp(struct acg_header *header, u32 type, u64 c
 	header->pad = 0;
 }
 
+/* The kernel's string in the record of perf's tracepoint. */
+static __always_inline const char *
+acg_exec_filename(struct trace_event_raw_sched_process_exec *context)
+{
+	return (const char *)context + (BPF_CORE_READ(context, __data_loc_filename) & 0xffff);
+}
+
+/* How many bytes of the arguments of the running task are in `argv` now, of ACG_ARGV_LEN. */
+static __always_inline u32 acg_read_argv(struct task_struct *task, char *argv, u32 *cut)
+{
+	unsigned long start = BPF_CORE_READ(task, mm, arg_start);
+	u64 len = BPF_CORE_READ(task, mm, arg_end) - start;
+
+	*cut = len > ACG_ARGV_LEN;
+	/* one check, on the very register that the helper gets: the verifier tracks no copies */
+	barrier_var(len);
+	if (len > ACG_ARGV_LEN)
+		len = ACG_ARGV_LEN;
+	/* the arguments were just written by this task, so they are resident */
+	return bpf_probe_read_user(argv, len, (void *)start) ? 0 : len;
+}
+
 static __always_inline void acg_count_drop(u32 type)
 {
 	u64 *dropped = bpf_map_lookup_elem(&acg_dropped, &type);

@@ -69,16 +69,49 @@ struct signal_struct {
 	int nr_threads;
 	int group_exit_code;
 	unsigned int flags;
+	struct pid *pids[4];
+	struct tty_struct *tty;
 };
 #define SIGNAL_GROUP_EXIT 0x4
+/* of enum pid_type, unchanged since 4.19 */
+#define PIDTYPE_PGID 2
 
 struct percpu_counter {
 	__s64 count;
 };
 
+struct qstr {
+	const unsigned char *name;
+};
+
+struct dentry {
+	struct qstr d_name;
+};
+
+struct path {
+	struct dentry *dentry;
+};
+
+struct file {
+	struct path f_path;
+};
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct mnt_namespace {
+	struct ns_common ns;
+};
+
+struct nsproxy {
+	struct mnt_namespace *mnt_ns;
+};
+
 struct mm_struct {
 	unsigned long arg_start;
 	unsigned long arg_end;
+	struct file *exe_file;
 	struct percpu_counter rss_stat[4];
 };
 
@@ -119,7 +152,9 @@ struct task_struct {
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	u64 start_time;
+	u64 start_boottime;
 	int exit_code;
+	struct nsproxy *nsproxy;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
 	char comm[16];
@@ -127,6 +162,10 @@ struct task_struct {
 
 struct linux_binprm {
 	const char *filename;
+};
+
+struct trace_event_raw_sched_process_exec {
+	unsigned int __data_loc_filename;
 };
 
 struct oom_control {

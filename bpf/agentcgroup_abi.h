@@ -21,7 +21,8 @@ enum acg_record_type {
 	ACG_EXIT = 2,
 	ACG_OOM_VICTIM = 3,
 	ACG_MEMORY = 4,
-	ACG_RECORD_TYPES = 5,
+	ACG_BOUNDARY = 5,
+	ACG_RECORD_TYPES = 6,
 };
 
 /* Numbers of their own: the kernel's enum memcg_memory_event may be renumbered. */
@@ -91,12 +92,33 @@ struct acg_memory_record {
 };
 _Static_assert(sizeof(struct acg_memory_record) == 56, "acg_memory_record layout");
 
+/*
+ * A process of an agent became a program that begins a tool call, and stands still if `stopped`.
+ * start_ticks: of its birth, in hundredths of a second after boot, as /proc/PID/stat has it.
+ * shell_pid: the persistent shell that it descends from, 0 if none.
+ */
+struct acg_boundary_record {
+	struct acg_header header;
+	__u64 start_ticks;
+	__u32 pid;
+	__u32 ppid;
+	__u32 shell_pid;
+	__u32 stopped;
+	__u32 argv_len;
+	__u32 argv_cut;
+	char comm[ACG_COMM_LEN];
+	char filename[ACG_FILENAME_LEN];
+	char argv[ACG_ARGV_LEN];
+};
+_Static_assert(sizeof(struct acg_boundary_record) == 392, "acg_boundary_record layout");
+
 union acg_record {
 	struct acg_header header;
 	struct acg_exec_record exec;
 	struct acg_exit_record exit;
 	struct acg_oom_record oom;
 	struct acg_memory_record memory;
+	struct acg_boundary_record boundary;
 };
 
 /* What is remembered of a process at its exec, for the day it falls victim to the OOM killer. */
@@ -133,6 +155,75 @@ enum acg_hook_count {
 	ACG_HOOK_ONLINE = 2,
 	ACG_HOOK_OFFLINE = 3,
 	ACG_HOOK_COUNTS = 4,
+};
+
+/*
+ * The exec boundary (boundary.bpf.c). User space says by cgroup id where agents are, and by the
+ * base name of a program, cut and filled up with NULs, whether it begins a tool call there.
+ */
+#define ACG_PROGRAM_LEN 32
+
+enum acg_verdict {
+	ACG_BEGINS = 1,
+	ACG_IGNORED = 2,
+};
+
+struct acg_program {
+	__u64 cgroup_id;
+	char name[ACG_PROGRAM_LEN];
+};
+_Static_assert(sizeof(struct acg_program) == 40, "acg_program layout");
+
+enum acg_agent_flag {
+	ACG_EVERY_PROGRAM = 1, /* begins a tool call, whatever its name */
+	ACG_ENTRANTS = 2,      /* whoever comes in from outside begins one */
+};
+
+struct acg_agent {
+	enum acg_agent_flag flags;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct acg_agent) == 8, "acg_agent layout");
+
+/* A process that begins no call by its own exec: the agent, or a persistent shell of it. */
+enum acg_own_kind {
+	ACG_OWN_AGENT = 1,
+	ACG_OWN_SHELL = 2,
+	ACG_OWN_SHELL_IN_CALL = 3, /* and whatever it starts belongs to a call */
+};
+
+struct acg_own {
+	__u64 start_ticks;
+	enum acg_own_kind kind;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct acg_own) == 16, "acg_own layout");
+
+/* Who stands still for the boundary, by pid. At due_ns at the latest somebody continues it. */
+struct acg_stopped {
+	__u64 start_ticks;
+	__u64 stopped_ns;
+	__u64 due_ns;
+	__u64 cgroup_id;
+};
+_Static_assert(sizeof(struct acg_stopped) == 32, "acg_stopped layout");
+
+/* Nobody is stopped after lease_until_ns, and for patience_ns unless user space says more. */
+struct acg_boundary_control {
+	__u64 lease_until_ns;
+	__u64 patience_ns;
+	__u64 host_mounts;
+};
+_Static_assert(sizeof(struct acg_boundary_control) == 24, "acg_boundary_control layout");
+
+enum acg_boundary_count {
+	ACG_SEEN = 0,
+	ACG_STOPPED = 1,
+	ACG_NOT_TOLD = 2,    /* the ring was full: it ran on, outside of every call */
+	ACG_JOB_CONTROL = 3, /* not stopped: a shell that waits for stopped jobs started it */
+	ACG_NO_LEASE = 4,    /* not stopped: user space is silent */
+	ACG_NOT_STOPPED = 5, /* no room to note it, or the kernel refused the signal */
+	ACG_BOUNDARY_COUNTS = 6,
 };
 
 /*

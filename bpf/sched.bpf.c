@@ -10,6 +10,7 @@
  */
 #include "sched_run.h"
 #include "sched_gate.h"
+#include "sched_wake.h"
 #include "sched_lifecycle.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -43,8 +44,13 @@ s32 BPF_PROG(acg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags
 		insert(p, DSQ_LOCAL, SLICE_NS, 0);
 		return cpu;
 	}
-	if (cgroup->latency != ACG_INTERACTIVE)
-		return cpu;
+	if (cgroup->latency != ACG_INTERACTIVE) {
+		if (!(wake_flags & WAKE_SYNC) || !follows_waker(p, task))
+			return cpu;
+		cgroup->served_ns = now_ns;
+		insert(p, DSQ_LOCAL, SLICE_NS, 0);
+		return bpf_get_smp_processor_id();
+	}
 	/* it will preempt: not one of its kind, if there is a choice */
 	at = cpu_at(cpu);
 	if (!at || at->latency != ACG_INTERACTIVE)
@@ -57,50 +63,6 @@ s32 BPF_PROG(acg_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags
 	return cpu;
 }
 
-static __always_inline void wake_up_for(struct task_struct *p, u64 enq_flags)
-{
-	s32 cpu;
-
-	/* on wakeup a CPU was looked for before, unless there is only one */
-	if (enq_flags & ENQ_WAKEUP)
-		return;
-	cpu = scx_bpf_pick_idle_cpu(p->cpus_ptr, 0);
-	if (cpu >= 0)
-		scx_bpf_kick_cpu(cpu, KICK_IDLE);
-}
-
-/* A batch call steps back for anybody else who wakes. */
-static __always_inline void preempt_batch(struct task_struct *p, struct acg_cgroup *cgroup)
-{
-	s32 cpu = scx_bpf_task_cpu(p);
-	struct cpu *at = cpu_at(cpu);
-
-	if (at && at->latency == ACG_BATCH && cgroup->latency != ACG_BATCH)
-		scx_bpf_kick_cpu(cpu, KICK_PREEMPT);
-}
-
-/*
- * Who wakes preempts if its cgroup is interactive and has credit, or, whatever its class, has had
- * so much less than its share that it hardly ran: it gets even by that, so its share bounds it.
- */
-static __always_inline bool goes_at_once(struct task *task, struct acg_cgroup *cgroup,
-					 u64 enq_flags, u64 now_ns)
-{
-	task->is_express = 0;
-	if (!(enq_flags & ENQ_WAKEUP))
-		return false;
-	if (cgroup->latency == ACG_INTERACTIVE && has_credit(cgroup, now_ns)) {
-		task->is_express = 1;
-		__sync_fetch_and_add(&cgroup->counts.express_count, 1);
-		return true;
-	}
-	if (cgroup->latency == ACG_BATCH || cgroup->running ||
-	    cgroup->key_ns + BEHIND_NS * acg_cpu_count > acg_clock_ns)
-		return false;
-	cgroup->key_ns = acg_clock_ns;
-	return true;
-}
-
 SEC("struct_ops/acg_enqueue")
 void BPF_PROG(acg_enqueue, struct task_struct *p, u64 enq_flags)
 {
@@ -108,7 +70,7 @@ void BPF_PROG(acg_enqueue, struct task_struct *p, u64 enq_flags)
 	u32 slot = task ? task->slot : NO_SLOT;
 	struct acg_cgroup *cgroup = cgroup_at(slot);
 	u64 now_ns = bpf_ktime_get_ns(), vtime_ns = p->scx.dsq_vtime, longest_ns;
-	bool at_once;
+	bool at_once, follows;
 
 	if (!task || !cgroup || (p->flags & PF_KTHREAD && p->nr_cpus_allowed == 1)) {
 		insert(p, DSQ_LOCAL, TURN_NS, enq_flags);
@@ -116,14 +78,17 @@ void BPF_PROG(acg_enqueue, struct task_struct *p, u64 enq_flags)
 	}
 	refresh_policy(cgroup, slot, now_ns);
 	at_once = goes_at_once(task, cgroup, enq_flags, now_ns);
-	if ((at_once || enq_flags & ENQ_LAST) && !blocked_until(slot, now_ns)) {
+	follows = !at_once && enq_flags & ENQ_WAKEUP && p->nr_cpus_allowed == 1 &&
+		  follows_waker(p, task);
+	if ((at_once || follows || enq_flags & ENQ_LAST) && !blocked_until(slot, now_ns)) {
 		cgroup->served_ns = now_ns;
 		insert(p, DSQ_LOCAL, SLICE_NS, at_once ? enq_flags | ENQ_PREEMPT : enq_flags);
 		return;
 	}
-	/* a sleeper gains a turn, and who ran on for want of a tick waits for one at most */
-	if (vtime_ns + TURN_NS < cgroup->clock_ns)
-		vtime_ns = cgroup->clock_ns - TURN_NS;
+	/* a sleeper gains nothing (a thousand that wake at once would have two turns each before the
+	 * others' next), and who ran on for want of a tick waits for one turn at most */
+	if (vtime_ns < cgroup->clock_ns)
+		vtime_ns = cgroup->clock_ns;
 	longest_ns = cgroup->clock_ns + TURN_NS * DEFAULT_WEIGHT / (p->scx.weight ?: 1);
 	if (vtime_ns > longest_ns)
 		vtime_ns = longest_ns;
@@ -154,15 +119,18 @@ __noinline int prepay(u32 slot, s32 cpu)
 	return 0;
 }
 
-/* It was taken out of the heap: back into it if it has somebody who waits. True if it was. */
-__noinline int put_back(u32 slot)
+/*
+ * It was taken out of the heap: back into it if it has somebody who waits, also one who is not in
+ * its queue yet. `moved`: how many are on their way to this CPU. True if it was.
+ */
+__noinline int put_back(u32 slot, u32 moved)
 {
 	struct acg_cgroup *cgroup = cgroup_at(slot);
 
 	if (!cgroup)
 		return 0;
 	cgroup->queued = 0;
-	if (scx_bpf_dsq_nr_queued(slot) <= 0 && cgroup->runnable <= cgroup->running)
+	if (scx_bpf_dsq_nr_queued(slot) <= 0 && cgroup->runnable <= cgroup->running + moved)
 		return false;
 	wait_for_cpu(slot);
 	__sync_fetch_and_add(&held, 1);
@@ -208,7 +176,7 @@ static __always_inline enum taken take(s32 cpu, u64 now_ns, u32 kept, u64 kept_k
 			acg_clock_ns = first.key;
 		cgroup->served_ns = now_ns;
 		prepay(first.slot, cpu);
-		put_back(first.slot);
+		put_back(first.slot, 1);
 		return TOOK_ONE;
 	}
 	/* for other CPUs only, or not yet there: others first */
@@ -246,7 +214,7 @@ void BPF_PROG(acg_dispatch, s32 cpu, struct task_struct *prev)
 	bpf_iter_num_destroy(&turns);
 	for (int at = 0; at < TRIES; at++)
 		if (aside[at] != NO_SLOT)
-			seen += put_back(aside[at]);
+			seen += put_back(aside[at], 0);
 	__sync_fetch_and_sub(&holding, 1);
 	if (taken == TOOK_ONE)
 		return;
@@ -279,6 +247,7 @@ void BPF_PROG(acg_running, struct task_struct *p)
 	cpu->rank = cgroup->rank;
 	cpu->latency = cgroup->latency;
 	cpu->is_express = task->is_express;
+	cpu->is_followed = 0;
 	task->is_express = 0;
 	cpu->prepaid_ns = 0;
 	if (cpu->paid_slot == task->slot) {
@@ -340,7 +309,7 @@ void BPF_PROG(acg_tick, struct task_struct *p)
 		set_slice(p, 0);
 		return;
 	}
-	if (!heap_count(WAITING))
+	if (!heap_count(WAITING) && !cpu->is_followed)
 		return;
 	turn_ns = now_ns - cgroup->reclaimed_ns < RECLAIMED_LATELY_NS ? SHORT_TURN_NS : TURN_NS;
 	if (p->se.sum_exec_runtime - cpu->began_exec_ns >= turn_ns ||

@@ -84,6 +84,7 @@ struct sched_ext_ops {
 /* Values are read from the running kernel. */
 enum scx_dsq_id_flags { SCX_DSQ_LOCAL = 1 };
 enum scx_enq_flags { SCX_ENQ_WAKEUP = 1, SCX_ENQ_PREEMPT = 2, SCX_ENQ_LAST = 3 };
+enum scx_wake_flags { SCX_WAKE_SYNC = 1 };
 enum scx_kick_flags { SCX_KICK_IDLE = 1, SCX_KICK_PREEMPT = 2 };
 enum scx_ent_flags { SCX_TASK_QUEUED = 1 };
 enum cgroup_subsys_id { cpu_cgrp_id = 1 };
@@ -92,6 +93,7 @@ enum cgroup_subsys_id { cpu_cgrp_id = 1 };
 #define ENQ_WAKEUP ((u64)bpf_core_enum_value(enum scx_enq_flags, SCX_ENQ_WAKEUP))
 #define ENQ_PREEMPT ((u64)bpf_core_enum_value(enum scx_enq_flags, SCX_ENQ_PREEMPT))
 #define ENQ_LAST ((u64)bpf_core_enum_value(enum scx_enq_flags, SCX_ENQ_LAST))
+#define WAKE_SYNC ((u64)bpf_core_enum_value(enum scx_wake_flags, SCX_WAKE_SYNC))
 #define KICK_IDLE ((u64)bpf_core_enum_value(enum scx_kick_flags, SCX_KICK_IDLE))
 #define KICK_PREEMPT ((u64)bpf_core_enum_value(enum scx_kick_flags, SCX_KICK_PREEMPT))
 #define TASK_QUEUED ((u32)bpf_core_enum_value(enum scx_ent_flags, SCX_TASK_QUEUED))

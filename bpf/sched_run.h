@@ -38,7 +38,10 @@ struct {
 	__type(value, struct task);
 } acg_tasks SEC(".maps");
 
-/* What runs on a CPU. paid_ns: virtual time that `paid_slot` was charged beforehand. */
+/*
+ * What runs on a CPU. paid_ns: virtual time that `paid_slot` was charged beforehand. is_followed:
+ * somebody waits for this CPU outside the heap.
+ */
 struct cpu {
 	u64 began_exec_ns;
 	u64 charged_exec_ns;
@@ -49,7 +52,8 @@ struct cpu {
 	u32 rank;
 	u32 latency;
 	u32 is_express;
-	u32 pad[3];
+	u32 is_followed;
+	u32 pad[2];
 };
 
 struct {

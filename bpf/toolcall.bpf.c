@@ -71,22 +71,7 @@ static __always_inline void acg_send(void *record, u64 size, u32 type)
 		acg_count_drop(type);
 }
 
-static __always_inline void read_argv(struct acg_command *command, struct task_struct *task)
-{
-	unsigned long start = BPF_CORE_READ(task, mm, arg_start);
-	u64 len = BPF_CORE_READ(task, mm, arg_end) - start;
-
-	command->argv_cut = len > ACG_ARGV_LEN;
-	/* one check, on the very register that the helper gets: the verifier tracks no copies */
-	barrier_var(len);
-	if (len > ACG_ARGV_LEN)
-		len = ACG_ARGV_LEN;
-	/* the arguments were just written by this task, so they are resident */
-	command->argv_len = bpf_probe_read_user(command->argv, len, (void *)start) ? 0 : len;
-}
-
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(acg_on_exec, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+static __always_inline int on_exec(struct task_struct *task, const char *filename)
 {
 	u32 slot = ACG_EXEC, pid;
 	struct acg_exec_record *exec;
@@ -104,7 +89,7 @@ int BPF_PROG(acg_on_exec, struct task_struct *task, pid_t old_pid, struct linux_
 	pid = BPF_CORE_READ(task, tgid);
 	command->start_ns = BPF_CORE_READ(task, group_leader, start_time);
 	bpf_probe_read_kernel(command->comm, sizeof(command->comm), task->comm);
-	read_argv(command, task);
+	command->argv_len = acg_read_argv(task, command->argv, &command->argv_cut);
 	bpf_map_update_elem(&acg_commands, &pid, command, BPF_ANY);
 
 	acg_stamp(&exec->header, ACG_EXEC, bpf_get_current_cgroup_id());
@@ -114,11 +99,22 @@ int BPF_PROG(acg_on_exec, struct task_struct *task, pid_t old_pid, struct linux_
 	exec->argv_cut = command->argv_cut;
 	__builtin_memcpy(exec->comm, command->comm, sizeof(exec->comm));
 	__builtin_memcpy(exec->argv, command->argv, sizeof(exec->argv));
-	if (bpf_probe_read_kernel_str(exec->filename, sizeof(exec->filename),
-				      BPF_CORE_READ(bprm, filename)) < 0)
+	if (bpf_probe_read_kernel_str(exec->filename, sizeof(exec->filename), filename) < 0)
 		exec->filename[0] = 0;
 	acg_send(exec, sizeof(*exec), ACG_EXEC);
 	return 0;
+}
+
+SEC("tracepoint/sched/sched_process_exec")
+int acg_on_exec_perf(struct trace_event_raw_sched_process_exec *context)
+{
+	return on_exec((void *)bpf_get_current_task(), acg_exec_filename(context));
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(acg_on_exec, struct task_struct *task, pid_t old_pid, struct linux_binprm *bprm)
+{
+	return on_exec(task, BPF_CORE_READ(bprm, filename));
 }
 
 /* Several last threads can all see that nobody is left: only the first one may report. */
@@ -133,8 +129,7 @@ static __always_inline bool reported_already(struct task_struct *task, u32 pid)
 	return bpf_map_update_elem(&acg_exiting, &who, &one, BPF_NOEXIST) != 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(acg_on_exit, struct task_struct *task)
+static __always_inline int on_exit(struct task_struct *task)
 {
 	struct acg_exit_record exit = {};
 	struct signal_struct *signal;
@@ -154,6 +149,18 @@ int BPF_PROG(acg_on_exit, struct task_struct *task)
 		exit.wait_status = BPF_CORE_READ(task, group_leader, exit_code);
 	acg_send(&exit, sizeof(exit), ACG_EXIT);
 	return 0;
+}
+
+SEC("tracepoint/sched/sched_process_exit")
+int acg_on_exit_perf(void *context)
+{
+	return on_exit((void *)bpf_get_current_task());
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(acg_on_exit, struct task_struct *task)
+{
+	return on_exit(task);
 }
 
 /* Every victim is chosen inside out_of_memory(), by the task that called it. */

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 __all__ = [
+    "BOUNDARY_OBJECT",
     "CAPABILITIES",
     "GATE",
     "MEMORY_OBJECT",
@@ -25,6 +26,7 @@ __all__ = [
     "gather",
 ]
 
+BOUNDARY_OBJECT = "boundary.bpf.o"
 MEMORY_OBJECT = "memory.bpf.o"
 SCHED_OBJECT = "sched.bpf.o"
 TOOLCALL_OBJECT = "toolcall.bpf.o"
@@ -51,6 +53,11 @@ class Program:
     def is_tracepoint(self) -> bool:
         return self.hook == "tp_btf"
 
+    @property
+    def is_event(self) -> bool:
+        """One of perf's tracepoints, whose fields CO-RE finds by their names."""
+        return self.hook == "tracepoint"
+
 
 @dataclass(frozen=True, slots=True)
 class Capability:
@@ -63,10 +70,11 @@ class Capability:
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """Parameter types by name; None: not in the kernel's BTF."""
+    """Parameter types by name; None: not in the kernel's BTF. `events`: those in tracefs."""
 
     functions: Mapping[str, Parameters | None] = field(default_factory=dict)
     tracepoints: Mapping[str, Parameters | None] = field(default_factory=dict)
+    events: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +95,14 @@ class Choice:
 
 _OOM_BEGIN = Program("acg_oom_begin", "fentry", "out_of_memory", ("struct oom_control *",))
 
+# Where tracepoints can be preempted (Linux 7.0 and newer), a program at the BTF one is left out
+# when another task on that CPU is inside it; perf's can't be preempted.
 CAPABILITIES: tuple[Capability, ...] = (
     Capability(
         "exec",
         TOOLCALL_OBJECT,
         (
+            (Program("acg_on_exec_perf", "tracepoint", "sched/sched_process_exec", ()),),
             (
                 Program(
                     "acg_on_exec",
@@ -105,7 +116,10 @@ CAPABILITIES: tuple[Capability, ...] = (
     Capability(
         "exit",
         TOOLCALL_OBJECT,
-        ((Program("acg_on_exit", "tp_btf", "sched_process_exit", (_TASK,)),),),
+        (
+            (Program("acg_on_exit_perf", "tracepoint", "sched/sched_process_exit", ()),),
+            (Program("acg_on_exit", "tp_btf", "sched_process_exit", (_TASK,)),),
+        ),
     ),
     Capability(
         "oom",
@@ -183,17 +197,23 @@ def choose(facts: KernelFacts, capabilities: Sequence[Capability] = CAPABILITIES
 def gather(
     function: Callable[[str], Parameters | None],
     tracepoint: Callable[[str], Parameters | None],
+    event: Callable[[str], bool],
     capabilities: Sequence[Capability] = CAPABILITIES,
 ) -> KernelFacts:
-    """Look up every hook of the table, with the given ways to ask the kernel's BTF."""
+    """Look up every hook of the table, with the given ways to ask the kernel's BTF and tracefs."""
     programs = [p for c in capabilities for alternative in c.alternatives for p in alternative]
     return KernelFacts(
-        functions={p.target: function(p.target) for p in programs if not p.is_tracepoint},
+        functions={
+            p.target: function(p.target) for p in programs if not p.is_tracepoint and not p.is_event
+        },
         tracepoints={p.target: tracepoint(p.target) for p in programs if p.is_tracepoint},
+        events=frozenset(p.target for p in programs if p.is_event and event(p.target)),
     )
 
 
 def _misfit(program: Program, facts: KernelFacts) -> str | None:
+    if program.is_event:
+        return None if program.target in facts.events else f"tracefs has no {program.target}"
     table = facts.tracepoints if program.is_tracepoint else facts.functions
     what = f"{'tracepoint' if program.is_tracepoint else 'function'} {program.target}"
     found = table.get(program.target)

@@ -15,10 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import NotSupportedError
-from ..types.events import ExecEvent, ExitEvent, KernelEvent, MemoryEvent, MemoryKind, OomEvent
+from ..types.events import (
+    BoundaryEvent,
+    ExecEvent,
+    ExitEvent,
+    KernelEvent,
+    MemoryEvent,
+    MemoryKind,
+    OomEvent,
+)
 from .btf import Btf, Kind
 
-__all__ = ["ABI_VERSION", "Decoder", "RecordLayout", "check_version"]
+__all__ = ["ABI_VERSION", "Decoder", "RecordLayout", "check_version", "enum_numbers"]
 
 ABI_VERSION = 1
 
@@ -37,6 +45,21 @@ _RECORDS = {
         ("victim_cgroup_id", "rss_pages", "pid", "argv_len", "argv_cut", "comm", "argv"),
     ),
     "ACG_MEMORY": ("acg_memory_record", ("usage_pages", "high_pages", "max_pages", "kind")),
+    "ACG_BOUNDARY": (
+        "acg_boundary_record",
+        (
+            "start_ticks",
+            "pid",
+            "ppid",
+            "shell_pid",
+            "stopped",
+            "argv_len",
+            "argv_cut",
+            "comm",
+            "filename",
+            "argv",
+        ),
+    ),
 }
 _HEADER = ("t_ns", "cgroup_id", "type")
 
@@ -88,8 +111,8 @@ class Decoder:
         self._unlimited_pages = _LONG_MAX // self._page_bytes
         self._header = RecordLayout.from_btf(btf, "acg_header")
         _require("acg_header", self._header, _HEADER)
-        types = _enum(btf, "acg_record_type")
-        kinds = _enum(btf, "acg_memory_kind")
+        types = enum_numbers(btf, "acg_record_type")
+        kinds = enum_numbers(btf, "acg_memory_kind")
         self._kinds = {
             number: MemoryKind(name.removeprefix(_MEMORY_KIND_PREFIX).lower())
             for name, number in kinds.items()
@@ -99,6 +122,7 @@ class Decoder:
             "ACG_EXIT": _exit_event,
             "ACG_OOM_VICTIM": self._oom_event,
             "ACG_MEMORY": self._memory_event,
+            "ACG_BOUNDARY": _boundary_event,
         }
         self._readers: dict[int, tuple[RecordLayout, Callable[[Fields], KernelEvent]]] = {}
         for type_name, (struct_name, members) in _RECORDS.items():
@@ -161,6 +185,20 @@ def _exec_event(fields: Fields) -> ExecEvent:
     )
 
 
+def _boundary_event(fields: Fields) -> BoundaryEvent:
+    return BoundaryEvent(
+        t_ns=fields["t_ns"],
+        pid=fields["pid"],
+        ppid=fields["ppid"],
+        start_ticks=fields["start_ticks"],
+        cgroup_id=fields["cgroup_id"],
+        command=_command(fields),
+        filename=_text(_until_nul(fields["filename"])),
+        stopped=bool(fields["stopped"]),
+        shell_pid=fields["shell_pid"] or None,
+    )
+
+
 def _exit_event(fields: Fields) -> ExitEvent:
     status = fields["wait_status"]
     signal = status & 0x7F
@@ -208,7 +246,7 @@ def _require(name: str, layout: RecordLayout, members: tuple[str, ...]) -> None:
             raise NotSupportedError(f"the BPF object's struct {name} has no {member}: rebuild it")
 
 
-def _enum(btf: Btf, name: str) -> dict[str, int]:
+def enum_numbers(btf: Btf, name: str) -> dict[str, int]:
     found = btf.try_find(name, Kind.ENUM)
     if found is None:
         raise NotSupportedError(f"the BPF object has no enum {name}: rebuild it")

@@ -19,6 +19,7 @@ from .decode import Decoder, check_version
 from .libbpf import RingCallback
 from .objects import BpfLoadError, BpfObject, ProgramInfo, load_object
 from .ringbuf import RingBuffers
+from .tracefs import has_event
 
 __all__ = ["MAX_ROOT_LEVEL", "KernelEvents"]
 
@@ -91,7 +92,7 @@ class KernelEvents:
     ) -> KernelEvents:
         kernel = Btf.of_kernel()
         try:
-            facts = gather(kernel.function_parameters, kernel.tracepoint_parameters)
+            facts = gather(kernel.function_parameters, kernel.tracepoint_parameters, has_event)
         finally:
             kernel.close()
         choice = choose(facts)

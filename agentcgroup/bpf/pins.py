@@ -27,7 +27,7 @@ class Pins:
 
     def __init__(self, directory: Path) -> None:
         """Use `open`."""
-        self._directory = directory
+        self.directory = directory
         self._lib = load_libbpf()
 
     @classmethod
@@ -50,12 +50,12 @@ class Pins:
 
     def labels(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
-            return sorted(path.name for path in self._directory.iterdir())
+            return sorted(path.name for path in self.directory.iterdir())
         return []
 
     def keep(self, label: str, fds: Mapping[str, int]) -> None:
         """Pin these, in this order, all or none. Raises OSError."""
-        directory = self._directory / label
+        directory = self.directory / label
         directory.mkdir(mode=0o700, parents=True)
         try:
             for name, fd in fds.items():
@@ -69,7 +69,7 @@ class Pins:
         """Descriptors of what is pinned in this set, by name; empty if there is no such set."""
         fds: dict[str, int] = {}
         try:
-            for path in (self._directory / label).iterdir():
+            for path in (self.directory / label).iterdir():
                 got = self._lib.bpf_obj_get(str(path).encode())
                 fds[path.name] = self._lib.check(got, f"cannot open {path}")
         except FileNotFoundError:
@@ -82,12 +82,12 @@ class Pins:
 
     def forget(self, label: str) -> None:
         """What is pinned there ends, unless somebody holds a descriptor of it."""
-        directory = self._directory / label
+        directory = self.directory / label
         with contextlib.suppress(OSError):
             for path in directory.iterdir():
                 path.unlink()
             directory.rmdir()
-            self._directory.rmdir()
+            self.directory.rmdir()
 
 
 def close_all(fds: dict[str, int]) -> None:

@@ -17,12 +17,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from ..errors import InconclusiveError, NotSupportedError
+from .boundary import probe_boundary
 from .btf import Btf
 from .choose import TOOLCALL_OBJECT, choose, gather
 from .libbpf import load_libbpf
 from .memcg_ops import find_offer
 from .objects import load_object
 from .sched_plan import make_plan
+from .tracefs import has_event
 
 __all__ = ["Answer", "Finding", "forget", "probe", "probe_all"]
 
@@ -140,7 +142,9 @@ def _hook(capability: str) -> Callable[[], _Result]:
     def ask() -> _Result:
         kernel = Btf.of_kernel()
         try:
-            choice = choose(gather(kernel.function_parameters, kernel.tracepoint_parameters))
+            choice = choose(
+                gather(kernel.function_parameters, kernel.tracepoint_parameters, has_event)
+            )
         finally:
             kernel.close()
         if capability in choice.missing:
@@ -149,6 +153,10 @@ def _hook(capability: str) -> Callable[[], _Result]:
         return Answer.YES, f"by {', '.join(f'{p.hook}/{p.target}' for p in programs)}"
 
     return ask
+
+
+def _exec_boundary() -> _Result:
+    return Answer.YES, f"commands are stopped at their exec by {probe_boundary()}"
 
 
 def _sched_ext() -> _Result:
@@ -180,6 +188,7 @@ _PROBES: dict[str, Callable[[], _Result]] = {
     "ring_buffer": _ring_buffer,
     "tracing": _tracing,
     "exec_hook": _hook("exec"),
+    "exec_boundary": _exec_boundary,
     "exit_hook": _hook("exit"),
     "oom_hook": _hook("oom"),
     "memory_hook": _hook("memory"),

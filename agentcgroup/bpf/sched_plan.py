@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import NotSupportedError
 from .btf import Btf, Kind
 from .choose import GATE, KernelFacts, Parameters, choose, gather
+from .tracefs import has_event
 
 __all__ = ["LOADED", "Plan", "count_cpus", "loaded_scheduler", "make_plan", "plan_for"]
 
@@ -54,7 +55,7 @@ def make_plan() -> Plan:
                 "the kernel has no sched_ext: use 6.12 or newer with CONFIG_SCHED_CLASS_EXT"
             )
         members = {m.name: kernel.callback_parameters(m) for m in kernel.members(found)}
-        facts = gather(kernel.function_parameters, kernel.tracepoint_parameters, (GATE,))
+        facts = gather(kernel.function_parameters, kernel.tracepoint_parameters, has_event, (GATE,))
     finally:
         kernel.close()
     return plan_for(members, facts)

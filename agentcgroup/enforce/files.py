@@ -9,6 +9,7 @@ thread (kernel mm/memcontrol.c, memory_high_write).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 from ..cgroupfs import files
@@ -19,8 +20,8 @@ from ..types.limits import Limits
 from ..types.outcomes import Level
 
 __all__ = [
-    "CPU_PERIOD_US", "apply_limits", "change_limits", "cpu_max_text", "lift_limits", "set_grant",
-    "wake",
+    "CPU_PERIOD_US", "apply_limits", "change_limits", "cpu_max_text", "kill", "lift_limits",
+    "set_grant", "wake",
 ]  # fmt: skip
 
 CPU_PERIOD_US = 100_000
@@ -66,6 +67,17 @@ def lift_limits(leaf: CgroupLike) -> None:
         _write(leaf, file, files.MAX)
     _write(leaf, files.CPU_MAX, cpu_max_text(None))
     leaf.freeze(False)
+
+
+def kill(leaf: CgroupLike, limits: Limits) -> None:
+    """Everything in it, at once: without cpu.max, for what is killed needs CPU to end.
+
+    OSError when the kernel refuses the kill.
+    """
+    if limits.cpu_max_cores is not None:
+        with contextlib.suppress(OSError):
+            leaf.write(files.CPU_MAX, cpu_max_text(None))
+    leaf.kill()
 
 
 def set_grant(leaf: CgroupLike, grant_bytes: int | None) -> None:

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _LEAST_SLACK_BYTES = 4 * MIB
+_RANKS = tuple(priority.rank for priority in Priority)
 
 
 def host_free_bytes(state: PolicyState) -> int:
@@ -59,11 +60,17 @@ def free_for(
 
 
 def fair_share_bytes(state: PolicyState, session: SessionState) -> int:
-    weights = state.config.share_weights
-    total = sum(w * n for w, n in zip(weights, state.active_of_rank, strict=True))
+    total = sum(_active_weights(state))
     if not total:
         return state.budget_bytes
-    return state.budget_bytes * weights[session.priority.rank] // total
+    return state.budget_bytes * state.config.share_weights[session.priority.rank] // total
+
+
+def _active_weights(state: PolicyState) -> tuple[int, int, int]:
+    """Of all active sessions of each priority together."""
+    high, normal, low = state.config.share_weights
+    highs, normals, lows = state.active_of_rank
+    return high * highs, normal * normals, low * lows
 
 
 def may_exceed_share(state: PolicyState, session: SessionState) -> bool:
@@ -97,9 +104,12 @@ def barely_unused_bytes(call: CallState) -> int:
 def leader(state: PolicyState, rank: int | None = None) -> SessionState | None:
     """Who is to finish first (of priority `rank`): the highest, then whose running call is
     the oldest."""
-    ranks = range(len(Priority)) if rank is None else (rank,)
-    eldest = next(filter(None, map(state.kept.eldest, ranks)), None)
-    return None if eldest is None else state.sessions[eldest.session]
+    ranks = _RANKS if rank is None else (rank,)
+    for each in ranks:
+        eldest = state.kept.eldest(each)
+        if eldest is not None:
+            return state.sessions[eldest.session]
+    return None
 
 
 def leads(state: PolicyState, call: CallState) -> bool:
@@ -114,26 +124,26 @@ def _kept_bytes(state: PolicyState, session: SessionState, settled: bool) -> int
     Without that room equals that grow at the same time all stop half way, and only a kill
     gets them going again.
     """
-    sums, rank = _kept_up_to_date(state), session.priority.rank
-    kept = sum((sums.settled_bytes if settled else sums.growing_bytes)[:rank])
+    rank, kept = session.priority.rank, 0
+    if any(state.active_of_rank[:rank]):
+        sums = _kept_up_to_date(state)
+        kept = sum((sums.settled_bytes if settled else sums.growing_bytes)[:rank])
     eldest = leader(state, rank)
     if eldest is not None and eldest is not session:
         reach = eldest.held_bytes * (100 + state.config.elder_room_pct) // 100
-        kept += _kept_for(state, eldest, reach, settled)
+        kept += _kept_for(state, eldest, reach, settled=settled)
     return kept
 
 
 def _kept_at_most_bytes(state: PolicyState, session: SessionState) -> int:
     """More than _kept_bytes ever is, without a look at any session but the eldest."""
-    rank, weights = session.priority.rank, state.config.share_weights
-    above = sum(w * n for w, n in zip(weights[:rank], state.active_of_rank[:rank], strict=True))
-    total = sum(w * n for w, n in zip(weights, state.active_of_rank, strict=True))
+    rank, weights = session.priority.rank, _active_weights(state)
     eldest = leader(state, rank)
     room = 0 if eldest is None else eldest.held_bytes * state.config.elder_room_pct // 100
-    return state.budget_bytes * above // max(1, total) + room + 1
+    return state.budget_bytes * sum(weights[:rank]) // max(1, sum(weights)) + room + 1
 
 
-def _kept_for(state: PolicyState, session: SessionState, reach: int, settled: bool) -> int:
+def _kept_for(state: PolicyState, session: SessionState, reach: int, *, settled: bool) -> int:
     return max(0, min(reach, _wanted_bytes(state, session, settled)) - session.held_bytes)
 
 
@@ -152,10 +162,10 @@ def _kept_up_to_date(state: PolicyState) -> Kept:
 
 def _part(state: PolicyState, session: SessionState) -> Part:
     share = fair_share_bytes(state, session)
-    runs = any(call.runs for call in session.calls.values())
-    growing, settled = (
-        _kept_for(state, session, share, to_settled) if runs else 0 for to_settled in (False, True)
-    )
+    growing = settled = 0
+    if any(call.runs for call in session.calls.values()):
+        growing = _kept_for(state, session, share, settled=False)
+        settled = _kept_for(state, session, share, settled=True)
     return Part(session.priority.rank, growing, settled, session.held_bytes > share)
 
 

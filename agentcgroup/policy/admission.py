@@ -9,6 +9,7 @@ from ..types.sessions import Mode
 from ..units import NS_PER_S, format_bytes
 from .accounting import fair_share_bytes, free_for, leader, reach_bytes, session_free_bytes
 from .limits import cap_bytes, first_grant_bytes, limits_for, tools_budget_bytes
+from .repeats import foresee
 from .safety import is_safe_with
 from .state import CallPhase, CallState, PolicyState, SessionState
 from .taking import Taken, give_back, take_unused, tell_taken
@@ -23,14 +24,19 @@ def begin(state: PolicyState, what: CallBegin, out: list[Action]) -> None:
     call.cap_bytes = cap_bytes(what.intent, tools)
     if what.intent.memory is None:
         call.learned_bytes = state.learned.expected_bytes(what.intent.command)
-    needs = max(what.intent.memory or 0, state.config.min_grant_bytes)
+    if session.mode is Mode.ENFORCE:
+        refusal = foresee(state, session, call)
+        if refusal is not None:
+            out.append(refusal)
+            return
+    needs = max(call.intent.memory or 0, state.config.min_grant_bytes)
     if session.mode is Mode.ENFORCE and needs > tools:
         out.append(_over_budget(call, needs, tools))
         return
     state.add_call(call)
-    ahead = [c for c in queue_in_order(state) if c is not call and _blocks(state, c, call)]
+    ahead = sum(_blocks(state, c, call) for c in _queued(state) if c is not call)
     if ahead:
-        text = f"{len(ahead)} tool calls were waiting before it"
+        text = f"{ahead} tool calls were waiting before it"
         out.append(Wait(call.session, call.name, Because(Code.BEHIND_OTHERS, text)))
     elif not _admit(state, call, what.t_ns, out):
         free = max(0, free_for(state, session))
@@ -45,6 +51,8 @@ def serve_queue(state: PolicyState, now_ns: int, out: list[Action]) -> None:
     for call in queue_in_order(state):
         if any(_blocks(state, first, call) for first in held_back):
             continue
+        session = state.sessions[call.session]
+        call.cap_bytes = cap_bytes(call.intent, tools_budget_bytes(session, state.budget_bytes))
         if not _admit(state, call, now_ns, out):
             held_back.append(call)
 
@@ -64,19 +72,21 @@ def end_overdue_queue(state: PolicyState, now_ns: int, out: list[Action]) -> Non
 
 
 def queue_in_order(state: PolicyState) -> list[CallState]:
-    queued = [c for c in state.waiting.values() if c.phase is CallPhase.QUEUED]
     return sorted(
-        queued, key=lambda c: (state.sessions[c.session].priority.rank, c.begun_ns, c.name)
+        _queued(state),
+        key=lambda c: (state.sessions[c.session].priority.rank, c.begun_ns, c.name),
     )
+
+
+def _queued(state: PolicyState) -> list[CallState]:
+    return [call for call in state.waiting.values() if call.phase is CallPhase.QUEUED]
 
 
 def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> bool:
     session = state.sessions[call.session]
-    tools = tools_budget_bytes(session, state.budget_bytes)
-    call.cap_bytes = cap_bytes(call.intent, tools)
     want = first_grant_bytes(call, state.config)
     if session.mode is Mode.ENFORCE:
-        if call.intent.memory is None and leader(state) in (None, session):
+        if call.intent.memory is None and _may_lead(state, session):
             share_left = fair_share_bytes(state, session) - session.held_bytes
             want = max(want, min(share_left, reach_bytes(state, call)))
         declared = (call.intent.memory or 0) * state.config.partial_start_pct // 100
@@ -97,9 +107,24 @@ def _admit(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) 
     figures = {"grant_bytes": grant, "cap_bytes": call.cap_bytes}
     if call.learned_bytes is not None:
         figures["learned_bytes"] = call.learned_bytes
-    because = Because(Code.ADMITTED, "memory was free for it", figures)
-    out.append(Place(call.session, call.name, call.limits, because))
+    out.append(Place(call.session, call.name, call.limits, _admitted(call, figures)))
     return True
+
+
+def _may_lead(state: PolicyState, session: SessionState) -> bool:
+    """Nobody else is to finish first."""
+    first = leader(state)
+    return first is None or first is session
+
+
+def _admitted(call: CallState, figures: dict[str, int]) -> Because:
+    if call.replanned is None:
+        return Because(Code.ADMITTED, "memory was free for it", figures)
+    text = (
+        f"the same command was killed for memory before (call {call.replanned}): it gets"
+        f" {format_bytes(call.intent.memory or 0)} this time"
+    )
+    return Because(Code.REPLANNED, text, figures)
 
 
 def _run(state: PolicyState, call: CallState, grant_bytes: int, now_ns: int) -> None:

@@ -18,7 +18,7 @@ from ..types.actions import Action, Because, Code, SetLimits, Terminate
 from ..types.outcomes import Reason
 from ..types.sessions import Mode
 from ..units import NS_PER_S
-from . import admission, grants, reclaim
+from . import admission, grants, reclaim, repeats
 from .limits import cap_bytes, limits_for, tools_budget_bytes
 from .state import CallPhase, CallState, PolicyConfig, PolicyState, SessionState
 
@@ -32,13 +32,14 @@ def new_state(budget_bytes: int, config: PolicyConfig | None = None) -> PolicySt
 def step(state: PolicyState, what: i.Input) -> tuple[PolicyState, list[Action]]:
     """Raises InvalidValueError for a session or call the state does not know."""
     out: list[Action] = []
-    state.last_ns = max(state.last_ns, what.t_ns)
     _HANDLERS[type(what)](state, what, out)
     return state, out
 
 
 def next_deadline_ns(state: PolicyState) -> int | None:
     """When a Tick is due at the latest; None = nothing is pending."""
+    if not state.waiting and not state.timed and state.stuck_since_ns is None:
+        return None
     config = state.config
     due: list[int] = []
     for call in state.waiting.values():
@@ -142,6 +143,7 @@ def _call_end(state: PolicyState, what: i.CallEnd, out: list[Action]) -> None:
     call = state.drop_call(what.call)
     if call is None:
         return
+    repeats.note_end(state.sessions[call.session], call, what)
     if what.peak_bytes is not None:
         state.learned.note(call.intent.command, what.peak_bytes, oom_killed=what.oom_killed)
     _settle(state, what.t_ns, out)
@@ -162,7 +164,7 @@ def _call_sample(state: PolicyState, what: i.CallSample, out: list[Action]) -> N
     if call is None:
         return
     call.note_usage(what.t_ns, what.current_bytes)
-    state.note(call)
+    state.note_held(call)
     if what.reclaimable_bytes is not None:
         call.reclaimable_bytes = what.reclaimable_bytes
     if state.sessions[call.session].mode is Mode.OFF:
@@ -182,7 +184,7 @@ def _memory_high(state: PolicyState, what: i.MemoryHigh, out: list[Action]) -> N
         return
     current = call.grant_bytes if what.current_bytes is None else what.current_bytes
     call.note_usage(what.t_ns, max(call.current_bytes, current))
-    state.note(call)
+    state.note_held(call)
     if call.blocked_since_ns is None:
         grants.raise_if_near(state, call, what.t_ns, out, met_line=True)
 

@@ -118,8 +118,9 @@ def end_overdue_waits(state: PolicyState, now_ns: int, out: list[Action]) -> Non
 
 def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
     """All calls wait and none can finish: kill one, the lowest and least costly."""
-    waiting = blocked_in_order(state)
-    if not waiting or any(c.runs and c.blocked_since_ns is None for c in state.calls.values()):
+    somebody_works = any(c.runs and c.blocked_since_ns is None for c in state.calls.values())
+    waiting = [] if somebody_works else blocked_in_order(state)
+    if not waiting:
         state.stuck_since_ns = None
         return
     if any(_is_dying(state, c) for c in state.calls.values()):
@@ -170,13 +171,16 @@ def _hand_out_crumbs(state: PolicyState, waiting: list[CallState], out: list[Act
 def shrink_unused(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -> None:
     """Take back a grant that has been unused for a while, down to what was declared. Who is
     to finish first keeps what it may come to need: it would only come back for it."""
+    if not call.runs:
+        call.unused_since_ns = None
+        return
     first = call.intent.memory or state.config.default_grant_bytes
     target = min(call.cap_bytes, max(first, call.current_bytes + slack_bytes(state, call)))
     # Less than a quarter of a step is not worth a write that may reclaim.
     least = state.config.step_bytes // 4
-    if call.runs and call.grant_bytes > target + least and leads(state, call):
+    if call.grant_bytes > target + least and leads(state, call):
         target = max(target, min(call.grant_bytes, reach_bytes(state, call)))
-    if not call.runs or call.grant_bytes <= target + least:
+    if call.grant_bytes <= target + least:
         call.unused_since_ns = None
     elif call.unused_since_ns is None:
         call.unused_since_ns = now_ns
@@ -224,11 +228,11 @@ def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Actio
 def _holds_safely(state: PolicyState, call: CallState, grant_bytes: int, *, took: bool) -> bool:
     before_bytes = call.grant_bytes
     call.grant_bytes = grant_bytes
-    state.note(call)
+    state.note_held(call)
     if is_safe_with(state, call, took=took):
         return True
     call.grant_bytes = before_bytes
-    state.note(call)
+    state.note_held(call)
     return False
 
 
@@ -248,7 +252,7 @@ def _set_grant(
     state: PolicyState, call: CallState, grant: int, because: Because, out: list[Action]
 ) -> None:
     call.grant_bytes = grant
-    state.note(call)
+    state.note_held(call)
     out.append(SetGrant(call.session, call.name, grant, because))
 
 

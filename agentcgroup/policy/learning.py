@@ -125,7 +125,8 @@ def _shell_command(words: list[str]) -> list[str] | None:
     for at, word in enumerate(words[1:-1], start=1):
         if re.fullmatch(r"-[a-z]*c", word):
             parts = re.split(r"&&|;|\n", words[at + 1])
-            last = next((part for part in reversed(parts) if part.strip()), "")
+            said = (part for part in reversed(parts) if part.strip() and part.strip()[0] != "#")
+            last = next(said, "")
             return _words(last)
     return None
 

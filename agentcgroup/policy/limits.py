@@ -9,7 +9,7 @@ from .state import CallState, PolicyConfig, SessionState
 
 __all__ = ["cap_bytes", "first_grant_bytes", "limits_for", "tools_budget_bytes"]
 
-_PRIORITY_WEIGHT = {Priority.HIGH: 400, Priority.NORMAL: 100, Priority.LOW: 25}
+_WEIGHT_OF_RANK = (400, 100, 25)
 _LATENCY_FACTOR = {Latency.INTERACTIVE: 2.0, Latency.STANDARD: 1.0, Latency.BATCH: 0.5}
 
 
@@ -52,5 +52,7 @@ def limits_for(
 
 
 def _cpu_weight(intent: Intent, priority: Priority) -> int:
-    weight = _PRIORITY_WEIGHT[priority] * _LATENCY_FACTOR[intent.latency or Latency.STANDARD]
+    weight = float(_WEIGHT_OF_RANK[priority.rank])
+    if intent.latency is not None:
+        weight *= _LATENCY_FACTOR[intent.latency]
     return max(1, min(10000, round(weight * (intent.cpu or 1.0))))

@@ -33,8 +33,6 @@ def ask_back(state: PolicyState, now_ns: int, out: list[Action]) -> None:
     need = max(state.config.step_bytes, waiting.expected_bytes or 0)
     for call in _holders(state, waiting):
         amount = min(need, call.reclaimable_bytes)
-        if amount < _LEAST_BYTES:
-            continue
         call.reclaimable_bytes -= amount
         state.reclaimed_ns = now_ns
         size = format_bytes(amount)
@@ -62,7 +60,8 @@ def _holders(state: PolicyState, waiting: CallState) -> list[CallState]:
     found = [
         call
         for call in state.calls.values()
-        if call is not waiting
+        if call.reclaimable_bytes >= _LEAST_BYTES
+        and call is not waiting
         and call.runs
         and _rank(state, call) >= _rank(state, waiting)
         and state.sessions[call.session].mode is Mode.ENFORCE

@@ -17,9 +17,20 @@ from ..units import MIB, NS_PER_S
 from .kept import Kept
 from .learning import Learned
 
-__all__ = ["CallPhase", "CallState", "PolicyConfig", "PolicyState", "SessionState"]
+__all__ = [
+    "CallPhase", "CallState", "PastOom", "PolicyConfig", "PolicyState", "RepeatOom", "SessionState",
+]  # fmt: skip
 
 _LEAST_INTERVAL_NS = 1_000_000
+_NO_LIMITS = Limits()
+
+
+class RepeatOom(StrEnum):
+    """A command that would run out of memory again: no, with more memory, or as it likes."""
+
+    REFUSE = "refuse"
+    REPLAN = "replan"
+    ALLOW = "allow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,7 @@ class PolicyConfig:
     settled_room_pct: a call that asks for no more than this above its mean is settled.
     reclaim_every_ns: memory is asked back for who waits no more often than this.
     deadlock_after_ns: all wait and none can finish for this long -> one kill.
+    repeat_oom: what becomes of a command that was killed for memory and comes again unchanged.
     """
 
     default_grant_bytes: int = 128 * MIB
@@ -61,6 +73,7 @@ class PolicyConfig:
     reach_pct: int = 125
     settled_room_pct: int = 30
     growth_horizon_ns: int = 50_000_000
+    repeat_oom: RepeatOom = RepeatOom.REFUSE
 
 
 class CallPhase(StrEnum):
@@ -71,6 +84,17 @@ class CallPhase(StrEnum):
     KILLED = "killed"
 
 
+@dataclass(frozen=True, slots=True)
+class PastOom:
+    """`filled`: it took all it may, so that nobody else was to blame."""
+
+    call: str
+    cap_bytes: int
+    swap_bytes: int
+    peak_bytes: int
+    filled: bool
+
+
 @dataclass(slots=True)
 class CallState:
     name: str
@@ -78,7 +102,7 @@ class CallState:
     intent: Intent
     begun_ns: int
     phase: CallPhase = CallPhase.QUEUED
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = _NO_LIMITS
     learned_bytes: int | None = None
     grant_bytes: int = 0
     cap_bytes: int = 0
@@ -93,6 +117,7 @@ class CallState:
     frozen_since_ns: int | None = None
     unused_since_ns: int | None = None
     kill_at_ns: int | None = None
+    replanned: str | None = None
     counted_bytes: int = 0
     counted_rank: int = -1
 
@@ -148,6 +173,7 @@ class SessionState:
     agent_bytes: int = 0
     calls_held_bytes: int = 0
     calls: dict[str, CallState] = field(default_factory=dict)
+    oomed: dict[bytes, PastOom] = field(default_factory=dict)
 
     @property
     def overhead_bytes(self) -> int:
@@ -162,10 +188,10 @@ class SessionState:
 @dataclass(slots=True)
 class PolicyState:
     """An event costs what it moves, however many sessions and calls there are; so beside the
-    calls there are, kept by `note` and `drop_call`: `active`, the sessions with calls, and how
-    many they are of each priority; `waiting`, the calls that stand still; `timed`, those with
-    a deadline of their own; sums of what calls hold and of what is kept for agents; and
-    `kept`, sums of what is kept for sessions."""
+    calls there are, kept by `note`, `note_held` and `drop_call`: `active`, the sessions with
+    calls, and how many they are of each priority; `waiting`, the calls that stand still;
+    `timed`, those with a deadline of their own; sums of what calls hold and of what is kept for
+    agents; and `kept`, sums of what is kept for sessions."""
 
     config: PolicyConfig
     budget_bytes: int
@@ -181,7 +207,6 @@ class PolicyState:
     kept: Kept = field(default_factory=Kept)
     stuck_since_ns: int | None = None
     reclaimed_ns: int | None = None
-    last_ns: int = 0
 
     def add_call(self, call: CallState) -> None:
         session = self.sessions[call.session]
@@ -192,21 +217,28 @@ class PolicyState:
             self.kept.all_changed = True
         self.note(call)
 
-    def note(self, call: CallState) -> None:
-        """After every change of a call: what is kept beside it follows."""
-        session = self.sessions[call.session]
+    def note_held(self, call: CallState) -> None:
+        """After a change of what a call uses or is granted: the sums follow."""
         gained_bytes = call.held_bytes - call.counted_bytes
-        call.counted_bytes += gained_bytes
-        session.calls_held_bytes += gained_bytes
-        self.calls_held_bytes += gained_bytes
+        if gained_bytes:
+            call.counted_bytes += gained_bytes
+            self.sessions[call.session].calls_held_bytes += gained_bytes
+            self.calls_held_bytes += gained_bytes
         self.kept.changed.add(call.session)
-        rank = session.priority.rank if call.runs else -1
+
+    def note(self, call: CallState) -> None:
+        """After every other change of a call: all that is kept beside it follows."""
+        self.note_held(call)
+        rank = self.sessions[call.session].priority.rank if call.runs else -1
         if rank != call.counted_rank:
             call.counted_rank = rank
             if rank >= 0:
                 self.kept.note_running(call)
-        _keep(self.waiting, call, call.waits)
-        _keep(self.timed, call, call.is_timed)
+        for among, belongs in ((self.waiting, call.waits), (self.timed, call.is_timed)):
+            if belongs:
+                among[call.name] = call
+            else:
+                among.pop(call.name, None)
 
     def drop_call(self, name: str) -> CallState | None:
         call = self.calls.pop(name, None)
@@ -234,10 +266,3 @@ class PolicyState:
         session.priority = priority
         for call in session.calls.values():
             self.note(call)
-
-
-def _keep(among: dict[str, CallState], call: CallState, belongs: bool) -> None:
-    if belongs:
-        among[call.name] = call
-    else:
-        among.pop(call.name, None)

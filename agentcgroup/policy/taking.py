@@ -32,7 +32,9 @@ def take_unused(state: PolicyState, taker: CallState, need_bytes: int) -> Taken:
     others = [
         c
         for c in state.calls.values()
-        if c is not taker and c.runs and (not tight_session or c.session == taker.session)
+        if c is not taker
+        and barely_unused_bytes(c)  # the most that can be taken in any way
+        and (not tight_session or c.session == taker.session)
     ]
     others.sort(key=lambda c: (-_rank(state, c), -c.grant_bytes, c.name))
     taken: Taken = []
@@ -43,7 +45,7 @@ def take_unused(state: PolicyState, taker: CallState, need_bytes: int) -> Taken:
                 continue
             taken.append((call, call.grant_bytes))
             call.grant_bytes -= take
-            state.note(call)
+            state.note_held(call)
             need_bytes -= take
             if need_bytes <= 0:
                 return taken
@@ -53,7 +55,7 @@ def take_unused(state: PolicyState, taker: CallState, need_bytes: int) -> Taken:
 def give_back(state: PolicyState, taken: Taken) -> None:
     for call, before_bytes in reversed(taken):
         call.grant_bytes = before_bytes
-        state.note(call)
+        state.note_held(call)
 
 
 def tell_taken(taker: CallState, taken: Taken, out: list[Action]) -> None:

@@ -32,8 +32,8 @@ from agentcgroup.bpf.sched import NAME  # noqa: E402
 from agentcgroup.bpf.sched_plan import loaded_scheduler  # noqa: E402
 
 __all__ = [
-    "CPUS", "SCX", "Arena", "bounded", "finish", "interleaved", "options_parser", "program",
-    "scheduler", "selected", "spread", "used_cpu_s",
+    "CPUS", "SCX", "Arena", "bounded", "finish", "idle_s", "interleaved", "options_parser",
+    "program", "scheduler", "selected", "spread", "used_cpu_s",
 ]  # fmt: skip
 
 SCX = Path("/sys/kernel/sched_ext")
@@ -174,6 +174,12 @@ def _reading(cgroups: Sequence[Path]) -> tuple[float, list[float]]:
     raise RuntimeError(f"no reading of cpu.stat took less than {READING_S:g} s")
 
 
+def idle_s() -> float:
+    """How long the CPUs have stood idle since boot, summed (proc(5), /proc/stat)."""
+    _, _user, _nice, _system, idle, iowait, *_ = Path("/proc/stat").read_text().split(None, 7)
+    return (int(idle) + int(iowait)) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
 def _before_everybody() -> Iterator[None]:
     """Nobody runs between two readings, and a reading is not late because the CPU is taken."""
@@ -198,7 +204,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def bounded(row: dict[str, Any], figure: str, *, at_most: float = 0, at_least: float = 0) -> None:
-    """Add the issue's bound and whether the median over the rounds meets it, and tell so."""
+    """Add the bound, and whether the median over the rounds meets it, and tell so."""
     median = row[figure]["median"]
     met = median <= at_most if at_most else median >= at_least
     row["bound"] = {"at_most": at_most} if at_most else {"at_least": at_least}

@@ -30,6 +30,7 @@ from cpu_common import (
     Arena,
     bounded,
     finish,
+    idle_s,
     interleaved,
     options_parser,
     program,
@@ -121,12 +122,15 @@ def measure(tree: Tree, load: str, window_s: float, warm_up_s: float = 1.0) -> d
         names = leaves(tree)
         for name in names:
             arena.start(places[name], [load, "spin"], SPINNERS)
+        idle_before_s = idle_s()
         used_s, took_s = used_cpu_s([places[name] for name in names], window_s, warm_up_s)
+        stood_idle_s = idle_s() - idle_before_s
     total_s = sum(used_s)
     return {
         "used_s": dict(zip(names, used_s, strict=True)),
         "took_s": took_s,
         "busy": total_s / (took_s * CPUS),
+        "idle": stood_idle_s / ((warm_up_s + took_s) * CPUS),
         "error_points": {
             name: 100 * (used / total_s - ideal_share(tree, name))
             for name, used in zip(names, used_s, strict=True)

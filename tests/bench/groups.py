@@ -32,17 +32,18 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import isolation  # noqa: E402
-from simulated import room_bytes, session_plans, usable  # noqa: E402
+from simulated import room_bytes, usable  # noqa: E402
 
 from agentcgroup.replay.driver import run_policy  # noqa: E402
-from agentcgroup.replay.jobs import SessionJob, load_jobs  # noqa: E402
 from agentcgroup.replay.options import (  # noqa: E402
     DeclaredIntent,
     Granularity,
     Policy,
     ReplayOptions,
 )
-from agentcgroup.replay.results import RunResult, SessionResult  # noqa: E402
+from agentcgroup.simulate.plans import session_plans  # noqa: E402
+from agentcgroup.trace.jobs import SessionJob, load_jobs  # noqa: E402
+from agentcgroup.trace.results import RunResult, SessionResult  # noqa: E402
 from agentcgroup.types.intents import Priority  # noqa: E402
 
 

@@ -33,10 +33,10 @@ from typing import Any
 
 from agentcgroup.daemon.layout import SESSION_CPU_WEIGHT
 from agentcgroup.replay.driver import run_policy
-from agentcgroup.replay.jobs import SessionJob, make_jobs
 from agentcgroup.replay.options import DeclaredIntent, Policy, ReplayOptions
-from agentcgroup.replay.results import RunResult
+from agentcgroup.trace.jobs import SessionJob, make_jobs
 from agentcgroup.trace.load import load_session_trace
+from agentcgroup.trace.results import RunResult
 from agentcgroup.types.intents import Priority
 from agentcgroup.units import parse_size_bytes
 

@@ -29,12 +29,14 @@ class Benchmark:
 
 BENCHMARKS = (
     Benchmark("toolcall", "tests/bench/toolcall.py", 1),
+    Benchmark("boundary", "tests/bench/boundary.py", 1),
     Benchmark("reaction", "tests/bench/reaction.py", 1),
     Benchmark("overhead", "tests/bench/overhead.py", 1),
     Benchmark("takeback", "tests/bench/takeback.py", 1),
     Benchmark("cpu_shares", "tests/bench/cpu_shares.py", 2),
     Benchmark("cpu_quota", "tests/bench/cpu_quota.py", 2, timeout_s=7200),
     Benchmark("cpu_wakeup", "tests/bench/cpu_wakeup.py", 1),
+    Benchmark("cpu_many", "tests/bench/cpu_many.py", 1),
     Benchmark("cpu_throughput", "tests/bench/cpu_throughput.py", 1),
     Benchmark("gate", "tests/bench/gate.py", 1),
 )

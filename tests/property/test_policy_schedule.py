@@ -64,7 +64,7 @@ def test_who_declares_the_truth_is_never_killed(
     """One after the other they all fit, so a clairvoyant schedule kills nobody. (Who grows in
     the moment in which its unused grant is taken holds more than anybody planned with.)"""
     sessions = [session_plan(number, one) for number, one in enumerate(drawn)]
-    result = World(BUDGET, sessions, step_ns=8_000_000).run(limit_s=300)
+    result = World(BUDGET, sessions).run(limit_s=300)
     assume(result.most_overshoot_bytes < MIB)
     assert not result.lost
     assert result.overrun_ns == 0

@@ -78,7 +78,9 @@ def test_stale_objects_do_not_ride_along(
     monkeypatch.setenv("PATH", str(tree))
     built = tree / "agentcgroup/_built"
     built.mkdir()
-    objects = [built / f"{name}.bpf.o" for name in ("memcg_ops", "memory", "sched", "toolcall")]
+    objects = [
+        built / f"{name}.bpf.o" for name in ("boundary", "memcg_ops", "memory", "sched", "toolcall")
+    ]
     for made in objects:
         made.write_bytes(b"old")
         os.utime(made, (1, 1))

@@ -45,6 +45,8 @@ TRACEPOINTS_6_1: dict[str, tuple[str, ...] | None] = {
 }
 TRACEPOINTS_6_16 = TRACEPOINTS_6_1 | {"sched_process_exit": (TASK, "bool")}
 
+EVENTS = frozenset({"sched/sched_process_exec", "sched/sched_process_exit"})
+TOOLCALL_PERF = ("acg_on_exec_perf", "acg_on_exit_perf", "acg_oom_begin", "acg_victim_marked")
 TOOLCALL = ("acg_on_exec", "acg_on_exit", "acg_oom_begin", "acg_victim_marked")
 MEMORY_OLD = ("acg_reclaim_high", "acg_try_to_free", "acg_memcg_oom", "acg_charge_failed")
 MEMORY_NEW = ("acg_memory_event", "acg_charge_failed")
@@ -68,6 +70,11 @@ def test_known_kernels_get_everything(
     assert choice.missing == {}
     assert tuple(p.name for p in choice.programs_of(TOOLCALL_OBJECT)) == TOOLCALL
     assert tuple(p.name for p in choice.programs_of(MEMORY_OBJECT)) == memory
+
+
+def test_perfs_tracepoints_come_first_where_tracefs_has_them() -> None:
+    choice = choose(KernelFacts(FUNCTIONS_6_19, TRACEPOINTS_6_16, EVENTS))
+    assert tuple(p.name for p in choice.programs_of(TOOLCALL_OBJECT)) == TOOLCALL_PERF
 
 
 def names(facts: KernelFacts) -> set[str]:
@@ -132,5 +139,5 @@ def test_every_capability_is_either_chosen_or_explained(
 
 
 def test_gather_asks_for_each_hook_in_its_own_table() -> None:
-    facts = gather(FUNCTIONS_6_19.get, TRACEPOINTS_6_16.get)
-    assert facts == KernelFacts(FUNCTIONS_6_19, TRACEPOINTS_6_16)
+    facts = gather(FUNCTIONS_6_19.get, TRACEPOINTS_6_16.get, EVENTS.__contains__)
+    assert facts == KernelFacts(FUNCTIONS_6_19, TRACEPOINTS_6_16, EVENTS)

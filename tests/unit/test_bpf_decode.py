@@ -18,12 +18,18 @@ from agentcgroup.bpf.btf import Btf, Kind
 from agentcgroup.bpf.decode import ABI_VERSION, Decoder, RecordLayout, check_version
 from agentcgroup.bpf.objects import BpfLoadError, BpfObject
 from agentcgroup.errors import NotSupportedError
-from agentcgroup.types.events import ExecEvent, ExitEvent, MemoryEvent, OomEvent
+from agentcgroup.types.events import (
+    BoundaryEvent,
+    ExecEvent,
+    ExitEvent,
+    MemoryEvent,
+    OomEvent,
+)
 
 BPF = Path(__file__).parents[2] / "bpf"
-OBJECTS = ("toolcall.bpf.o", "memory.bpf.o")
+OBJECTS = ("toolcall.bpf.o", "memory.bpf.o", "boundary.bpf.o")
 RECORDS = ("acg_header", "acg_exec_record", "acg_exit_record", "acg_oom_record",
-           "acg_memory_record")  # fmt: skip
+           "acg_memory_record", "acg_boundary_record")  # fmt: skip
 PAGE_BYTES = 4096
 
 
@@ -165,6 +171,20 @@ def test_memory(decoder: Decoder, opened: BpfObject, kind: str) -> None:
     assert decoder.decode(raw) == MemoryEvent(
         t_ns=0, cgroup_id=0, kind=kind, usage_bytes=3 * PAGE_BYTES, high_bytes=2 * PAGE_BYTES,  # type: ignore[arg-type]
         max_bytes=None,
+    )  # fmt: skip
+
+
+def test_boundary(decoder: Decoder, opened: BpfObject) -> None:
+    raw = record(
+        opened.btf, "acg_boundary_record",
+        type=number(opened.btf, "acg_record_type", "ACG_BOUNDARY"), t_ns=5, cgroup_id=6,
+        start_ticks=7, pid=8, ppid=9, shell_pid=0, stopped=1, argv_len=5, argv_cut=0,
+        comm=b"sh".ljust(16, b"\0"), filename=b"/bin/sh".ljust(128, b"\0"),
+        argv=b"sh\0x\0".ljust(192, b"\0"),
+    )  # fmt: skip
+    assert decoder.decode(raw) == BoundaryEvent(
+        t_ns=5, pid=8, ppid=9, start_ticks=7, cgroup_id=6, command="sh x", filename="/bin/sh",
+        stopped=True, shell_pid=None,
     )  # fmt: skip
 
 
