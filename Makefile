@@ -36,6 +36,7 @@ guest-test: $(VENV)/ready ## every guest test on KERNEL=newest|oldscx|noscx|lts|
 bench: $(VENV)/ready ## the benchmarks, in the guest; results in out/bench/
 	$(PY) tests/bench/run.py --kernel $(KERNEL)
 	$(PY) tests/bench/simulated.py
+	$(PY) tests/bench/simulator.py
 	$(PY) tests/bench/rate.py
 
 soak: $(VENV)/ready ## 10,000 tool calls that leave page cache, in the guest

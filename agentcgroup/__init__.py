@@ -6,13 +6,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import Client
+    from .client import AsyncClient, Client
     from .types.intents import Intent
     from .types.outcomes import Outcome
 
-__all__ = ["Client", "Intent", "Outcome", "version"]
+__all__ = ["AsyncClient", "Client", "Intent", "Outcome", "version"]
 
-_WHERE = {"Client": ".client", "Intent": ".types.intents", "Outcome": ".types.outcomes"}
+_WHERE = {
+    "AsyncClient": ".client",
+    "Client": ".client",
+    "Intent": ".types.intents",
+    "Outcome": ".types.outcomes",
+}
 
 
 def version() -> str:

@@ -39,3 +39,8 @@ fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --editable '.[dev]'
+"$venv/bin/python" -c '
+import tomllib
+for requirement in tomllib.load(open("pyproject.toml", "rb"))["tool"]["agentcgroup"]["without-dependencies"]:
+    print(requirement)
+' | "$venv/bin/python" -m pip install --quiet --no-deps --requirement /dev/stdin

@@ -5,14 +5,15 @@ guest: only in a guest (AGENTCGROUP_GUEST=1), where nothing may skip: a skip the
 be a hole that looks like a pass, so it is turned into a failure. agents: only on a kernel
 that tells who calls (test_identity_fallback has the others). sched_ext: only on a kernel
 with it. systemd: only where it is PID 1 (a guest booted with --systemd). data: only with
-AGENTCGROUP_DATA. bcc: only where BCC can be imported and the kernel's headers are. long,
-campaign, soak: only when asked for with -m.
+AGENTCGROUP_DATA. browser: only with Chromium. bcc: only where BCC can be imported and the
+kernel's headers are. long, campaign, soak: only when asked for with -m.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out.add("systemd")
     if not os.environ.get("AGENTCGROUP_DATA"):
         left_out.add("data")
+    if shutil.which("chromium") is None:
+        left_out.add("browser")
     headers = Path("/lib/modules") / os.uname().release / "build"
     if importlib.util.find_spec("bcc") is None or not headers.is_dir():
         left_out.add("bcc")

@@ -20,6 +20,7 @@ from typing import NamedTuple
 __all__ = [
     "PeerCredentials",
     "PidInfo",
+    "exit_status",
     "info",
     "is_alive",
     "open_pidfd",
@@ -35,7 +36,7 @@ _UCRED = struct.Struct("iII")
 # linux/pidfd.h (6.13): mask, cgroupid, pid, tgid, ppid, ruid, then what nobody asks here.
 _PIDFD_GET_INFO = 0xC040FF0B
 _INFO = struct.Struct("=QQIIIIIIIIIIIi")
-_INFO_PID, _INFO_CREDS, _INFO_CGROUP_ID = 1, 2, 4
+_INFO_PID, _INFO_CREDS, _INFO_CGROUP_ID, _INFO_EXIT = 1, 2, 4, 8
 _INFO_WANTED = _INFO_PID | _INFO_CREDS | _INFO_CGROUP_ID
 _INFO_REQUEST = _INFO.pack(_INFO_WANTED, *[0] * 13)
 
@@ -69,6 +70,17 @@ def info(fd: int) -> PidInfo | None:
     if mask & _INFO_WANTED != _INFO_WANTED:
         return None
     return PidInfo(pid, ppid, uid, cgroup_id)
+
+
+def exit_status(fd: int) -> int | None:
+    """As waitpid(2) has it, of a process that was reaped, whoever did; else None, and so on
+    kernels before 6.15 (PIDFD_INFO_EXIT)."""
+    try:
+        raw = fcntl.ioctl(fd, _PIDFD_GET_INFO, _INFO.pack(_INFO_EXIT, *[0] * 13))
+    except OSError:
+        return None
+    mask, *_, status = _INFO.unpack(raw)
+    return int(status) if mask & _INFO_EXIT else None
 
 
 def open_pidfd(pid: int) -> int:

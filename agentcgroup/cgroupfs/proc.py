@@ -8,6 +8,7 @@ lives after reading here (see `pidfd`).
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,10 @@ __all__ = [
     "namespace_id",
     "rss_bytes",
     "start_time_ticks",
+    "state",
     "status",
+    "stop_is_pending",
+    "zombie_status",
 ]
 
 _PF_KTHREAD = 0x00200000
@@ -36,6 +40,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STAT_PPID = 4 - 3
 _STAT_FLAGS = 9 - 3
 _STAT_START_TIME = 22 - 3
+_STAT_EXIT_CODE = 52 - 3
 _COMMAND_LENGTH = 64
 _CHUNK = 65536
 
@@ -84,6 +89,29 @@ def status(pid: int) -> ProcessStatus | None:
         )
     except ValueError:
         return None
+
+
+def state(pid: int) -> str | None:
+    """The letter of proc(5): T stands still for a signal, Z waits to be reaped."""
+    fields = _stat_fields(pid)
+    return fields[0] if fields else None
+
+
+def zombie_status(pid: int) -> int | None:
+    """As waitpid(2) will have it, of a process that waits to be reaped; else None."""
+    fields = _stat_fields(pid)
+    if not fields or fields[0] != "Z" or len(fields) <= _STAT_EXIT_CODE:
+        return None
+    return int(fields[_STAT_EXIT_CODE])
+
+
+def stop_is_pending(pid: int) -> bool:
+    """SIGSTOP was sent to it and it has not stopped yet."""
+    for line in lines(f"/proc/{pid}/status"):
+        name, _, mask = line.partition(":")
+        if name in ("SigPnd", "ShdPnd") and int(mask, 16) >> (signal.SIGSTOP - 1) & 1:
+            return True
+    return False
 
 
 def cmdline(pid: int, limit: int = _COMMAND_LENGTH) -> str | None:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import typer
 
-from . import attach, diagnose, inspect, observe, run, session, top
+from . import attach, diagnose, hook, inspect, llm_proxy, mcp, observe, run, session, top
 
 __all__ = ["build_app", "build_daemon_app"]
 
 DAEMON_HELP = "Run the daemon in the foreground until SIGTERM. Needs root and cgroup v2."
 TRACE_HELP = "Record, read and replay agent sessions."
+SUPERVISOR_HELP = "Stop runs that are going to fail: train, judge and explain models."
 _VERBATIM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -40,8 +41,12 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     app.command("top")(top.top)
     app.command("events")(inspect.events)
     app.command("why")(inspect.why)
+    app.add_typer(hook.app, name="hook")
+    app.command("mcp")(mcp.mcp)
+    app.command("llm-proxy")(llm_proxy.llm_proxy)
     app.add_typer(observe.app, name="observe")
     _add_trace(app, load=chosen == "trace")
+    _add_supervisor(app, load=chosen == "supervisor")
     app.command("protocol")(diagnose.protocol)
     return app
 
@@ -69,6 +74,15 @@ def _add_trace(app: typer.Typer, *, load: bool) -> None:
         app.add_typer(trace_app, name="trace")
     else:
         app.command("trace", help=TRACE_HELP, context_settings=_VERBATIM)(_not_loaded)
+
+
+def _add_supervisor(app: typer.Typer, *, load: bool) -> None:
+    if load:
+        from .supervisor import app as supervisor_app  # noqa: PLC0415
+
+        app.add_typer(supervisor_app, name="supervisor")
+    else:
+        app.command("supervisor", help=SUPERVISOR_HELP, context_settings=_VERBATIM)(_not_loaded)
 
 
 def _not_loaded() -> None:

@@ -46,6 +46,8 @@ _REMEDY = {
     "memcg_struct_ops": "optional: bpf/kmod brings it; memory.high and events are used without",
     "cgroup_kfuncs": _NEWER_KERNEL,
     "exec_hook": _NEWER_KERNEL,
+    "exec_boundary": "the process connector is used instead, with the race that it says",
+    "process connector": "optional: BPF is better; needs root and agentcgroup[host]",
     "exit_hook": _NEWER_KERNEL,
     "oom_hook": _NEWER_KERNEL,
     "memory_hook": _NEWER_KERNEL,
@@ -110,7 +112,13 @@ def _local() -> list[Fact]:
     else:
         facts.append(("cgroup2", "yes", f"mounted at {mount}"))
         facts += _of_files()
-    return [*facts, *_facts(probe_bpf()), _scheduler()]
+    return [*facts, *_facts(probe_bpf()), _connector(), _scheduler()]
+
+
+def _connector() -> Fact:
+    from ..daemon.exec_source import connector_finding  # noqa: PLC0415
+
+    return "process connector", *connector_finding()
 
 
 def _scheduler() -> Fact:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ..client.child import static_launcher
 
-__all__ = ["hand_over"]
+__all__ = ["as_shell", "hand_over"]
+
+_FLAGS = ("--require", "--help")
 
 
 def hand_over(arguments: Sequence[str]) -> None:
@@ -21,3 +23,15 @@ def hand_over(arguments: Sequence[str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(program, [Path(program).name, *arguments])
+
+
+def as_shell(arguments: Sequence[str]) -> list[str]:
+    """`run -c TEXT` and the like, as somebody's shell would be called: bash with all of it."""
+    at = 0
+    while at < len(arguments) and arguments[at].startswith("--") and arguments[at] != "--":
+        at += 1 if "=" in arguments[at] or arguments[at] in _FLAGS else 2
+    first = arguments[at] if at < len(arguments) else ""
+    if len(first) < 2 or first[0] not in "-+" or first == "--":
+        return list(arguments)
+    shell = os.environ.get("AGENTCGROUP_SHELL") or "bash"
+    return [*arguments[:at], "--", shell, *arguments[at:]]

@@ -2,7 +2,8 @@
 """Entry points `agentcgroup` and `agentcgroupd`, and the one place where errors end.
 
 Standard library only until a command is known: `run` hands over to the static program
-without loading anything, and a missing extra is one line instead of a traceback.
+without loading anything, `hook run` is called before every command of an agent, and a
+missing extra is one line instead of a traceback.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ EXIT_INTERRUPTED = 130
 
 _EXTRA_OF = {
     "docker": "host", "psutil": "host", "pyroute2": "host", "rich": "host", "typer": "host",
-    "matplotlib": "report",
-    "numpy": "supervisor", "sklearn": "supervisor", "xgboost": "supervisor",
+    "matplotlib": "report", "numpy": "report",
+    "sklearn": "supervisor", "xgboost": "supervisor",
     "mcp": "mcp",
 }  # fmt: skip
 # As agentcgroup-run maps them, so that both ways to run a command end alike.
@@ -54,9 +55,14 @@ def main() -> None:
     """`agentcgroup COMMAND …`; exits with the command's status."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["run"] and arguments[1:] != ["--help"]:
-        from .handover import hand_over  # noqa: PLC0415
+        from .handover import as_shell, hand_over  # noqa: PLC0415
 
         hand_over(arguments[1:])
+        arguments = ["run", *as_shell(arguments[1:])]
+    if arguments[:2] == ["hook", "run"] and "--help" not in arguments:
+        from ..integrations.hook_run import main as run_hook  # noqa: PLC0415
+
+        sys.exit(run_hook(arguments[2:]))
     sys.exit(_guarded("agentcgroup", lambda: _run_app(arguments)))
 
 

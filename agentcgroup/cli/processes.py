@@ -11,12 +11,17 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["exit_status", "wait_forwarding"]
+__all__ = ["exit_status", "usable_cpus", "wait_forwarding"]
 
 _FORWARDED = (
     signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT,
 )  # fmt: skip
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+
+
+def usable_cpus() -> int:
+    """Cores this process may run on, which is what a command that asks is told."""
+    return len(os.sched_getaffinity(0))
 
 
 def wait_forwarding(process: subprocess.Popen[Any]) -> int:

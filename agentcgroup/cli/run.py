@@ -6,23 +6,19 @@ Takes the options of the static program and ends as it does.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import EXIT_REFUSED, InvalidValueError
+from ..errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from ..types.intents import Intent
 
 __all__ = ["run"]
-
-_EXIT_OF_REASON = {
-    "oom_killed": 137,
-    "killed_by_policy": 137,
-    "timed_out": 124,
-    "stopped_by_supervisor": 143,
-    "refused": EXIT_REFUSED,
-}
 
 
 def run(
@@ -66,13 +62,15 @@ def _run(
 ) -> int:
     from ..client import Client  # noqa: PLC0415  (quick --help)
     from ..errors import RefusedError  # noqa: PLC0415
+    from ..types.outcomes import EXIT_OF_REASON  # noqa: PLC0415
     from .processes import exit_status, wait_forwarding  # noqa: PLC0415
 
     call = Client(require=require).tool_call(intent, session=session)
     status = 0
     try:
         with call:
-            status = exit_status(wait_forwarding(call.popen(command)))
+            child = call.popen(command, env=_environment(call.intent))
+            status = exit_status(wait_forwarding(child))
     except FileNotFoundError:
         print(f"agentcgroup: {command[0]}: command not found", file=sys.stderr)
         return 127
@@ -90,7 +88,18 @@ def _run(
         return status
     if outcome.message and call.managed:
         print(outcome.message, file=sys.stderr)
-    return _EXIT_OF_REASON.get(outcome.reason.value, status)
+    return EXIT_OF_REASON.get(outcome.reason, status)
+
+
+def _environment(intent: Intent) -> dict[str, str]:
+    """Ours, and what the command may use, as far as it was said."""
+    from ..integrations.advice import CPUS_VARIABLE, budget_variables  # noqa: PLC0415
+    from .processes import usable_cpus  # noqa: PLC0415
+
+    told = budget_variables(intent.cpu_max, intent.memory_max, usable_cpus())
+    if intent.cpu_max is None:  # then who started the agent knows better
+        told[CPUS_VARIABLE] = os.environ.get(CPUS_VARIABLE, told[CPUS_VARIABLE])
+    return {**os.environ, **told}
 
 
 def _write_outcome(path: Path | None, outcome: Any) -> None:

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InvalidValueError, RemoteError
+from ..units import parse_cores, parse_size_bytes
 from .output import JsonOption, figure, print_figures, print_json, print_table
+from .processes import usable_cpus
 
 __all__ = ["app", "print_session"]
 
@@ -28,8 +30,27 @@ KindOption = Annotated[
     typer.Option(help="inside (moved into the session) or outside (stays, bound by pidfd)."),
 ]
 PidsOption = Annotated[int | None, typer.Option(help="Processes at most, agent and tools.")]
+StopOption = Annotated[
+    bool,
+    typer.Option("--stop-agent", help="With outside: the supervisor may kill the agent's process."),
+]
 ModeOption = Annotated[
     str | None, typer.Option(help="enforce, observe (only log) or off; default: the daemon's.")
+]
+BoundaryOption = Annotated[
+    str | None,
+    typer.Option(help="exec (the agent's shells begin tool calls by themselves) or declared."),
+]
+ProgramsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--boundary-programs", metavar="NAME,…",
+        help="With exec: programs that begin a call, * for all; default: shells.",
+    ),
+]  # fmt: skip
+IgnoreOption = Annotated[
+    str | None,
+    typer.Option("--boundary-ignore", metavar="NAME,…", help="With exec: programs that never do."),
 ]
 
 
@@ -43,9 +64,14 @@ def run(
     kind: KindOption = None,
     pids_max: PidsOption = None,
     mode: ModeOption = None,
+    stop_agent: StopOption = False,
+    boundary: BoundaryOption = None,
+    boundary_programs: ProgramsOption = None,
+    boundary_ignore: IgnoreOption = None,
 ) -> None:
     """Run an agent in a session that ends with it; exit as the agent does."""
-    spec = _spec(name, memory, cpu, priority, kind, pids_max, mode)
+    spec = _spec(name, memory, cpu, priority, kind, pids_max, mode, stop_agent)
+    spec |= _boundary(boundary, boundary_programs, boundary_ignore)
     raise typer.Exit(_run_agent(agent, spec))
 
 
@@ -58,10 +84,14 @@ def create(
     kind: KindOption = None,
     pids_max: PidsOption = None,
     mode: ModeOption = None,
+    boundary: BoundaryOption = None,
+    boundary_programs: ProgramsOption = None,
+    boundary_ignore: IgnoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a session without an agent; `run --session` and the SDK work in it."""
     spec = _spec(name, memory, cpu, priority, kind, pids_max, mode)
+    spec |= _boundary(boundary, boundary_programs, boundary_ignore)
     print_session(_client().create_session(**spec), as_json)
 
 
@@ -92,6 +122,26 @@ def show(session: SessionArgument, as_json: JsonOption = False) -> None:
     print_session(_client().session(session), as_json)
 
 
+@app.command("budget")
+def budget(
+    session: Annotated[
+        str | None, typer.Argument(metavar="SESSION", help="Default: the caller's own.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a session has and what is free of it now, before something big is started."""
+    from ..integrations.advice import budget_advice  # noqa: PLC0415  (quick --help)
+
+    found = _client().budget(session)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    print_figures(found.model_dump(mode="json"))
+    advice = budget_advice(found.cpu, usable_cpus(), found.memory_free_bytes)
+    if advice:
+        typer.echo(advice)
+
+
 @app.command("update")
 def update(
     session: SessionArgument,
@@ -100,14 +150,19 @@ def update(
     priority: PriorityOption = None,
     pids_max: PidsOption = None,
     mode: ModeOption = None,
+    boundary: BoundaryOption = None,
+    boundary_programs: ProgramsOption = None,
+    boundary_ignore: IgnoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Change budget, cores, priority, processes or mode of a running session."""
+    """Change budget, cores, priority, processes, mode or boundary of a running session."""
     changes = _spec(None, memory, cpu, priority, None, pids_max, mode)
+    changes |= _boundary(boundary, boundary_programs, boundary_ignore)
     if not changes:
         raise InvalidValueError(
-            "options", "", "say what to change: --memory, --cpu, --priority, --pids-max or --mode"
-        )
+            "options", "", "say what to change: --memory, --cpu, --priority, --pids-max, --mode or"
+            " --boundary",
+        )  # fmt: skip
     print_session(_client().update_session(session, **changes), as_json)
 
 
@@ -146,11 +201,17 @@ def _spec(
     kind: str | None,
     pids_max: int | None,
     mode: str | None,
+    stop_agent: bool = False,
 ) -> dict[str, Any]:
     said = {
         "name": name, "memory": memory, "cpu": cpu, "priority": priority, "kind": kind,
-        "pids_max": pids_max, "mode": mode,
+        "pids_max": pids_max, "mode": mode, "stop_agent": stop_agent or None,
     }  # fmt: skip
+    return {field: value for field, value in said.items() if value is not None}
+
+
+def _boundary(boundary: str | None, programs: str | None, ignored: str | None) -> dict[str, Any]:
+    said = {"boundary": boundary, "boundary_programs": programs, "boundary_ignore": ignored}
     return {field: value for field, value in said.items() if value is not None}
 
 
@@ -160,11 +221,18 @@ def _run_agent(agent: list[str], spec: dict[str, Any]) -> int:
     The session is ephemeral: should we be killed, it still ends with the agent.
     """
     from ..client.child import WaitingChild  # noqa: PLC0415
+    from ..integrations.advice import budget_variables  # noqa: PLC0415
     from ..protocol.sockets import SOCKET_VARIABLE, socket_from_environment  # noqa: PLC0415
     from .processes import exit_status, wait_forwarding  # noqa: PLC0415
 
     client = _client()
-    environment = {**os.environ, SOCKET_VARIABLE: socket_from_environment()}
+    cpu = parse_cores(spec["cpu"]) if "cpu" in spec else None
+    memory_bytes = parse_size_bytes(spec["memory"], "memory") if "memory" in spec else None
+    environment = {
+        **os.environ,
+        **budget_variables(cpu, memory_bytes, usable_cpus()),
+        SOCKET_VARIABLE: socket_from_environment(),
+    }
     child = WaitingChild(agent, {"env": environment})
     try:
         session = client.create_session(**spec, ephemeral=True, pidfd=child.pidfd)

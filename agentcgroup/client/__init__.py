@@ -17,16 +17,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..types.intents import Intent
     from ..types.outcomes import Outcome
+    from .async_client import AsyncClient
+    from .async_shell import AsyncShell
+    from .async_toolcall import AsyncToolCall
     from .client import Client
+    from .shell import Shell
+    from .shell_dialog import CompletedCommand
     from .toolcall import CompletedCall, ToolCall
 
-__all__ = ["Client", "CompletedCall", "Intent", "Outcome", "ToolCall"]
+__all__ = [
+    "AsyncClient",
+    "AsyncShell",
+    "AsyncToolCall",
+    "Client",
+    "CompletedCall",
+    "CompletedCommand",
+    "Intent",
+    "Outcome",
+    "Shell",
+    "ToolCall",
+]
 
 _WHERE = {
+    "AsyncClient": ".async_client",
+    "AsyncShell": ".async_shell",
+    "AsyncToolCall": ".async_toolcall",
     "Client": ".client",
     "CompletedCall": ".toolcall",
+    "CompletedCommand": ".shell_dialog",
     "Intent": "..types.intents",
     "Outcome": "..types.outcomes",
+    "Shell": ".shell",
     "ToolCall": ".toolcall",
 }
 

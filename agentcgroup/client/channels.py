@@ -14,7 +14,9 @@ from typing import Any
 from ..errors import AgentCgroupError, DaemonUnavailableError, NotPermittedError, RemoteError
 from ..protocol.errors import Kind
 from ..protocol.sockets import admin_socket_path, checked_socket_path, socket_from_environment
-from .transport import RETRY_S, Connection, Endpoint
+from .endpoint import RETRY_S, Endpoint
+from .steps import Ask, Conversation
+from .wire import Wire
 
 __all__ = ["Channels"]
 
@@ -45,39 +47,34 @@ class Channels:
         self.agent.close()
         self.admin.close()
 
-    def as_admin(
-        self, method: str, params: dict[str, Any], *, pidfd: int | None = None
-    ) -> dict[str, Any]:
-        return self.admin.request(method, params, pidfd=pidfd)
-
-    def as_agent(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    def as_agent(self, method: str, params: dict[str, Any]) -> Conversation[dict[str, Any]]:
         """Ask as an agent, then (if that is not what the caller is) as an administrator."""
         try:
-            return self.agent.request(method, params)
+            return (yield from self.agent.request(method, params))
         except RemoteError as refusal:
             if not self.worth_asking_admin(refusal):
                 raise
             try:
-                return self.admin.request(method, params, retry_s=0.0)
+                return (yield from self.admin.request(method, params, retry_s=0.0))
             except (DaemonUnavailableError, NotPermittedError):
                 raise refusal from None
 
-    def subscribe(self, params: dict[str, Any]) -> Connection:
+    def subscribe(self, params: dict[str, Any]) -> Conversation[Wire]:
         """A connection that carries events from now on; the caller closes it."""
         try:
-            return self._subscribe_at(self.agent, params)
+            return (yield from self._subscribe_at(self.agent, params))
         except RemoteError as refusal:
             if not self.worth_asking_admin(refusal):
                 raise
             try:
-                return self._subscribe_at(self.admin, params)
+                return (yield from self._subscribe_at(self.admin, params))
             except (DaemonUnavailableError, NotPermittedError):
                 raise refusal from None
 
-    def _subscribe_at(self, endpoint: Endpoint, params: dict[str, Any]) -> Connection:
-        connection = endpoint.acquire()
+    def _subscribe_at(self, endpoint: Endpoint, params: dict[str, Any]) -> Conversation[Wire]:
+        connection = yield from endpoint.acquire()
         try:
-            connection.request("events.subscribe", params, timeout_s=self.timeout_s)
+            yield Ask(connection, "events.subscribe", params, self.timeout_s)
         except BaseException:
             connection.close()
             raise

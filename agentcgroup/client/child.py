@@ -72,6 +72,7 @@ class WaitingChild:
             if popen_options.get(name) is not None:
                 raise InvalidValueError(name, popen_options[name], remedy)
         _require_executable(argv[0], popen_options)
+        self.argv = argv
         hold_fd, self._go_fd = os.pipe()
         try:
             self.process: subprocess.Popen[Any] = _spawn(argv, hold_fd, popen_options)

@@ -8,70 +8,35 @@ cores are CPUs, times seconds.
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from pydantic import BaseModel
-
-from ..errors import InvalidValueError
 from ..protocol.messages import (
     AdviceResult,
     BudgetResult,
     CallInfo,
-    CallList,
-    CallResult,
     EndResult,
-    IntentDeclare,
-    IntentResult,
-    SessionAdopt,
     SessionInfo,
-    SessionList,
-    SessionResult,
-    SessionUpdate,
-    Subscribe,
-    ToolList,
     VersionResult,
 )
 from ..types.intents import Intent
 from ..types.outcomes import Outcome
-from ..types.sessions import SessionSpec
 from ..types.steps import StepReport
-from ..types.validation import WireModel, parse
-from .channels import Channels
-from .toolcall import CompletedCall, ToolCall
+from .base import AnyClient
+from .questions import intent_of, next_try
+from .shell import Shell
+from .steps import in_thread
+from .toolcall import CompletedCall, ToolCall, checked
 
 __all__ = ["Client"]
 
-DEFAULT_TIMEOUT_S = 30.0
-# Each capability is tried out: seconds on a real machine, a minute on an emulated one.
-PROBE_TIMEOUT_S = 300.0
-MAX_LISTED = 1000
-M = TypeVar("M", bound=BaseModel)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-class Client:
-    """A daemon as its agents and operators see it.
-
-    `socket` names the agent socket (default: AGENTCGROUP_SOCKET, else the system's);
-    the admin socket follows from it. With `require`, tool calls fail instead of running
-    unmanaged when no daemon answers.
-    """
-
-    def __init__(
-        self,
-        socket: str | None = None,
-        *,
-        require: bool = False,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-    ) -> None:
-        self._channels = Channels(socket, timeout_s)
-        self._require = require
-
-    def close(self) -> None:
-        """Give back idle connections; a later request makes new ones."""
-        self._channels.close()
+class Client(AnyClient):
+    """A daemon as its agents and operators see it; every method waits for its answer."""
 
     def __enter__(self) -> Client:
         return self
@@ -95,10 +60,7 @@ class Client:
         The intent is an Intent, a mapping, keywords (memory="2G", timeout_s=600), or an
         Intent with keywords on top. `key` makes a repeated begin the same call.
         """
-        return ToolCall(
-            self._channels, _intent(intent, fields),
-            session=session, key=key, intent_id=intent_id, require=self._require,
-        )  # fmt: skip
+        return ToolCall(self._dialog(intent_of(intent, fields), session, key, intent_id))
 
     def run(
         self,
@@ -107,19 +69,52 @@ class Client:
         *,
         session: str | None = None,
         check: bool = False,
+        retries: int = 0,
         **options: Any,
     ) -> CompletedCall:
-        """subprocess.run as a tool call of its own; `.outcome` says how it ended."""
-        with self.tool_call(intent, session=session) as call:
-            result = call.run(args, **options)
-        if check and result.returncode:
-            error = subprocess.CalledProcessError(
-                result.returncode, result.args, result.stdout, result.stderr
-            )
-            if call.outcome and call.outcome.message:
-                error.add_note(call.outcome.message)
-            raise error
-        return result
+        """subprocess.run as a tool call of its own; `.outcome` says how it ended.
+
+        A call whose outcome says that a retry is worthwhile is tried again, at most
+        `retries` times, with the intent that the outcome names and as `retry_of` it.
+        """
+        wish: Intent | None = intent_of(intent, {})
+        while wish is not None:
+            with self.tool_call(wish, session=session) as call:
+                result = call.run(args, **options)
+            wish = next_try(wish, call.outcome) if retries > 0 else None
+            retries -= 1
+        return checked(result) if check else result
+
+    def shell(self, *, session: str | None = None, **options: Any) -> Shell:
+        """One bash for many commands: `with client.shell() as shell: shell.run(…)`.
+
+        Directory, variables and functions stay from command to command, each of which is a
+        tool call of its own, begun by `run`. `options` are Popen's: cwd, env, text, encoding,
+        errors, and stderr=subprocess.STDOUT for one output of both.
+        """
+        return Shell(self._shell_dialog(session, options))
+
+    def tool(
+        self,
+        intent: Intent | Mapping[str, Any] | None = None,
+        *,
+        session: str | None = None,
+        **fields: Any,
+    ) -> Callable[[Callable[Concatenate[ToolCall, P], R]], Callable[P, R]]:
+        """Decorator: each use of the function is a tool call, which it gets as first argument."""
+        base = intent_of(intent, fields)
+
+        def made(function: Callable[Concatenate[ToolCall, P], R]) -> Callable[P, R]:
+            wish = base if base.label else intent_of(base, {"label": function.__name__})
+
+            @functools.wraps(function)
+            def called(*args: P.args, **kwargs: P.kwargs) -> R:
+                with self.tool_call(wish, session=session) as call:
+                    return function(call, *args, **kwargs)
+
+            return called
+
+        return made
 
     def declare_intent(
         self,
@@ -130,29 +125,22 @@ class Client:
         session: str | None = None,
     ) -> str:
         """Announce the next matching call; the id of the declaration."""
-        wishes = _wire(_intent(intent, {}))
-        result = self._agent(
-            "intent.declare", IntentDeclare, intent=wishes, match=match, ttl_s=ttl_s,
-            session=session,
-        )  # fmt: skip
-        return IntentResult.model_validate(result).intent_id
+        wish = intent_of(intent, {})
+        return in_thread(self._ask.declare_intent(wish, match=match, ttl_s=ttl_s, session=session))
 
     def calls(
         self, session: str | None = None, *, ended: bool = True, limit: int = 100
     ) -> list[CallInfo]:
         """Tool calls of a session, running and (with `ended`) kept ones, newest first."""
-        result = self._agent("tool.list", ToolList, session=session, ended=ended, limit=limit)
-        return CallList.model_validate(result).calls
+        return in_thread(self._ask.calls(session, ended=ended, limit=limit))
 
     def live_calls(self, session: str | None = None) -> list[CallInfo]:
         """What runs or waits on the whole host, with figures; for administrators."""
-        wishes = _said(session=session, ended=False, figures=True, limit=MAX_LISTED)
-        return CallList.model_validate(self._channels.as_admin("tool.list", wishes)).calls
+        return in_thread(self._ask.live_calls(session))
 
     def call(self, call: str | None = None) -> CallInfo:
         """One tool call with its outcome once it has ended; without a name, one's own."""
-        result = self._channels.as_agent("tool.get", {} if call is None else {"call": call})
-        return CallResult.model_validate(result).call
+        return in_thread(self._ask.call(call))
 
     def outcome(self, call: str) -> Outcome | None:
         """How a call ended; None while it runs."""
@@ -160,8 +148,7 @@ class Client:
 
     def report_step(self, report: StepReport | None = None, /, **fields: Any) -> AdviceResult:
         """Tell the supervisor about one step of the agent's loop."""
-        told = parse(StepReport, {**(_wire(report) if report else {}), **fields})
-        return AdviceResult.model_validate(self._channels.as_agent("step.report", _wire(told)))
+        return in_thread(self._ask.report_step(report, fields))
 
     # Sessions
 
@@ -172,69 +159,58 @@ class Client:
 
         The process of `pidfd` becomes its agent: placed into it, or (kind="outside") bound.
         """
-        spec = parse(SessionSpec, _said(name=name, **fields))
-        return self._session(self._channels.as_admin("session.create", _wire(spec), pidfd=pidfd))
+        return in_thread(self._ask.create_session(name, fields, pidfd))
 
-    def adopt(self, pid: int, name: str | None = None, **fields: Any) -> SessionInfo:
-        """Make a session of a running process and what it starts from now on."""
-        spec = parse(SessionAdopt, _said(name=name, **fields))
-        try:
-            pidfd = os.pidfd_open(pid)
-        except (ProcessLookupError, OverflowError, ValueError, OSError) as problem:
-            raise InvalidValueError("pid", pid, f"name a running process ({problem})") from None
-        try:
-            result = self._channels.as_admin("session.adopt", _wire(spec), pidfd=pidfd)
-        finally:
-            os.close(pidfd)
-        return self._session(result)
+    def adopt(self, pid: int | None = None, name: str | None = None, **fields: Any) -> SessionInfo:
+        """Make a session of a running process and what it starts from now on.
+
+        With `container` (name or id) or `cgroup` (its path), of that, in place; `pid` is then an
+        agent outside of it (kind="outside").
+        """
+        return in_thread(self._ask.adopt(pid, name, fields))
 
     def detach(self, session: str) -> SessionInfo:
         """Give an adopted session's processes back as they were."""
-        return self._session(self._channels.as_admin("session.detach", {"session": session}))
+        return in_thread(self._ask.detach(session))
 
     def sessions(self) -> list[SessionInfo]:
-        return SessionList.model_validate(self._channels.as_admin("session.list", {})).sessions
+        return in_thread(self._ask.sessions())
 
     def session(self, name: str | None = None) -> SessionInfo:
         """A session by name; without one, the caller's own."""
-        return self._session(self._channels.as_agent("session.get", _said(session=name)))
+        return in_thread(self._ask.session(name))
 
     def update_session(self, session: str, **fields: Any) -> SessionInfo:
         """Change priority, memory, memory_reserve, cpu, pids_max or mode."""
-        spec = parse(SessionUpdate, _said(session=session, **fields))
-        return self._session(self._channels.as_admin("session.update", _wire(spec)))
+        return in_thread(self._ask.update_session(session, fields))
 
     def end_session(self, session: str) -> EndResult:
         """End its calls and remove it."""
-        result = self._channels.as_admin("session.end", {"session": session})
-        return EndResult.model_validate(result)
+        return in_thread(self._ask.end_session(session))
 
     def budget(self, session: str | None = None) -> BudgetResult:
         """What the session has and what is free of it."""
-        result = self._channels.as_agent("session.budget", _said(session=session))
-        return BudgetResult.model_validate(result)
+        return in_thread(self._ask.budget(session))
 
     # Host and events
 
     def version(self, *, retry: bool = True) -> VersionResult:
         """The daemon's version; with `retry` an absent one is waited for, two seconds."""
-        result = self._channels.agent.request("host.version", {}, retry_s=None if retry else 0.0)
-        return VersionResult.model_validate(result)
+        return in_thread(self._ask.version(retry=retry))
 
     def status(self) -> dict[str, Any]:
         """The daemon's report on itself (docs/protocol.md, host.status)."""
-        return self._channels.as_admin("host.status", {})
+        return in_thread(self._ask.status())
 
     def probe(self) -> dict[str, Any]:
         """What the host can do (docs/protocol.md, host.probe); takes a while."""
-        return self._channels.admin.request("host.probe", {}, timeout_s=PROBE_TIMEOUT_S)
+        return in_thread(self._ask.probe())
 
     def events(
         self, session: str | None = None, *, kinds: list[str] | None = None
     ) -> Iterator[dict[str, Any]]:
         """Trace records as they happen, on a connection of their own, until closed."""
-        params = _wire(parse(Subscribe, _said(session=session, kinds=kinds)))
-        connection = self._channels.subscribe(params)
+        connection: Any = in_thread(self._ask.events(session, kinds))
         try:
             while True:
                 message = connection.next_message()
@@ -242,28 +218,3 @@ class Client:
                     yield message["params"]
         finally:
             connection.close()
-
-    def _agent(self, method: str, model: type[WireModel], **fields: Any) -> dict[str, Any]:
-        return self._channels.as_agent(method, _wire(parse(model, _said(**fields))))
-
-    @staticmethod
-    def _session(result: dict[str, Any]) -> SessionInfo:
-        return SessionResult.model_validate(result).session
-
-
-def _intent(intent: Intent | Mapping[str, Any] | None, fields: dict[str, Any]) -> Intent:
-    if isinstance(intent, Intent) and not fields:
-        return intent
-    said = _wire(intent) if isinstance(intent, Intent) else intent
-    if said is not None and not isinstance(said, Mapping):
-        raise InvalidValueError("intent", intent, "give an Intent, a mapping or keywords")
-    return parse(Intent, {**(said or {}), **fields}, "intent")
-
-
-def _said(**fields: Any) -> dict[str, Any]:
-    """Only what was said: a missing field is not an empty one."""
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _wire(model: BaseModel) -> dict[str, Any]:
-    return model.model_dump(mode="json", exclude_unset=True, exclude_none=True)

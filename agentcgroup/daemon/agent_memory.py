@@ -25,6 +25,8 @@ def sample_agent(core: Core, session: SessionRecord, now_ns: int) -> None:
     held = _unreclaimable_bytes(session.agent) + _left_behind_bytes(session)
     if session.background is not None:
         held += _unreclaimable_bytes(session.background)
+    if session.in_place is not None:
+        held += _charged_before_bytes(session)
     core.record_session_sample(session.name, now_ns)
     core.feed(i.AgentSample(now_ns, session.name, held))
 
@@ -45,6 +47,15 @@ def _left_behind_bytes(session: SessionRecord) -> int:
         below.append(session.background)
     left = _current_bytes(session.tools) - sum(map(_current_bytes, below))
     return max(0, left - cache_bytes(session.tools)) if left > _WORTH_A_LOOK_BYTES else 0
+
+
+def _charged_before_bytes(session: SessionRecord) -> int:
+    """Of a cgroup adopted in place: what it held by then stays charged to itself, for charges
+    do not move with their process (kernel cgroup-v2.rst, memory ownership)."""
+    rooms = (session.agent, session.tools)
+    own = _current_bytes(session.cgroup) - sum(map(_current_bytes, rooms))
+    cache = cache_bytes(session.cgroup) - sum(map(cache_bytes, rooms))
+    return max(0, own - max(0, cache))
 
 
 def _current_bytes(cgroup: CgroupLike) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from ..cgroupfs import files
 from ..errors import printable
@@ -17,7 +18,9 @@ from .records import CallRecord
 from .server_request import RequestContext
 from .session_reports import READ_AT_ONCE
 
-__all__ = ["ended_info", "live_calls", "live_info", "nested_outcome", "unknown_call"]
+__all__ = [
+    "ended_info", "live_calls", "live_info", "nested_outcome", "refused_outcome", "unknown_call",
+]  # fmt: skip
 
 
 def unknown_call(name: str) -> ProtocolError:
@@ -94,3 +97,12 @@ def nested_outcome(context: RequestContext, params: ToolEnd) -> Outcome:
         exit_code=params.exit_code,
         signal=params.signal,
     )
+
+
+def refused_outcome(record: CallRecord, error: ProtocolError, now_ns: int) -> Outcome:
+    """Of a call that policy did not let begin."""
+    return Outcome(
+        call=record.name, session=record.session, reason=Reason.REFUSED,
+        label=record.intent.label, waited_ms=round((now_ns - record.begun_ns) / 1e6, 3),
+        message=f"{error}. Remedy: {error.remedy}.", ended_epoch_s=time.time(),
+    )  # fmt: skip

@@ -22,40 +22,44 @@ from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import Access, BeginResult, CallInfo, ToolBegin
 from ..types import inputs as i
 from ..types.intents import Background, Intent
-from ..types.outcomes import Outcome, Reason
+from ..types.outcomes import Outcome
 from ..types.sessions import Mode, SessionKind
 from . import layout
 from .agent_memory import sample_agent_if_stale
-from .call_reports import live_info
+from .call_reports import live_info, refused_outcome
 from .config import CallDefaults, SessionDefaults
 from .core import Core
 from .crashpoints import crash_point
-from .declared import Declarations
+from .declared import Declarations, with_defaults
 from .ending import Ender
 from .identity import Identity
 from .outcomes import OutcomeStore
+from .places import Places
 from .records import CALL_XATTR, CallRecord, ProcessRef, SessionRecord
-from .target import Target, check_target, confirm_place, place
+from .refusals import call_not_running, session_ended
+from .target import Target, confirm_place, exit_of, owner_of, place, received_target
 
-__all__ = ["Calls", "session_ended"]
+__all__ = ["Calls"]
 
 _log = get_logger(__name__)
 _FIRST_SAMPLE_NS = 50_000_000
 _KILLED = 9
+_LOOKS_FOR_EXIT = 20
+_LOOK_AGAIN_S = 0.01
 
 
 class Calls:
     def __init__(
         self,
         core: Core,
-        tree_path: str,
+        places: Places,
         store: OutcomeStore,
         ender: Ender,
         defaults: CallDefaults,
         session_defaults: SessionDefaults,
     ) -> None:
         self._core = core
-        self._tree_path = tree_path
+        self._places = places
         self._store = store
         self._ender = ender
         self._defaults = defaults
@@ -66,6 +70,9 @@ class Calls:
         self.watch_leaf: Callable[[CallRecord], None] = _nothing
         self.unwatch_leaf: Callable[[CallRecord], None] = _nothing
         self.drain: Callable[[], None] = lambda: None
+        self.check_shell: Callable[[SessionRecord, ProcessRef], None] = _no_shells
+        self.shell_begins: Callable[[CallRecord], None] = _nothing
+        self.shell_ended: Callable[[CallRecord], None] = _nothing
 
     # --- begin
 
@@ -85,23 +92,42 @@ class Calls:
         crash_point("begin.checked")
         try:
             self._check_room(session)
-            intent, source = self._intent(session, params)
-            record = self._new_record(session, params.key, intent, identity, target)
+            intent, source = self._intent(session, params.intent, params.intent_id)
+            owner = owner_of(identity)
+            child = None if params.shell or target is None else target.ref
+            if params.shell:
+                self.check_shell(session, target.ref if target is not None else owner)
+            record = self._new_record(session, params.key, intent, owner, identity.pidfd, child)
+            if params.shell:
+                record.shell = target.ref if target is not None else owner
             await self._admitted(session, record)
             crash_point("begin.admitted")
-            self._make(session, record, target)
+            self._make(session, record, None if params.shell else target)
+            self.shell_begins(record)
         finally:
             if target is not None:
                 target.close()
-        if self._core.decisions.wanted:
-            self._core.decisions.record(
-                self._core.clock.now_ns(), "call_begin", session.name, record.name,
-                {"intent": intent.model_dump(mode="json", exclude_none=True),
-                 "limits": record.limits.as_dict(), "waited_ms": round(record.waited_ms, 3)},
-            )  # fmt: skip
+        self._core.decisions.call_begun(self._core.clock.now_ns(), record)
         if source == "default" and record.learned_bytes is not None:
             source = "learned"
+        if record.replanned:
+            source = "replanned"
         return self._answer(session, record, source)
+
+    async def begin_seen(self, session: SessionRecord, target: Target, command: str) -> CallRecord:
+        """A call that nobody declared: the process is its own owner, and ends it by its end.
+        Raises as `begin` does; `target` stays the caller's."""
+        self._check_room(session)
+        intent, _ = self._intent(session, Intent(command=command), None)
+        if intent.background is None:
+            intent = intent.model_copy(update={"background": Background.KEEP})
+        key = f"exec-{target.ref.pid}-{target.ref.birth}"
+        record = self._new_record(session, key, intent, target.ref, target.fd, target.ref)
+        await self._admitted(session, record)
+        self._make(session, record, target)
+        self._core.decisions.call_begun(self._core.clock.now_ns(), record)
+        self.watch_owner(record)
+        return record
 
     def _known(self, session: SessionRecord, key: str) -> CallRecord | None:
         name = session.keys.get(key)
@@ -118,16 +144,16 @@ class Calls:
         self, session: SessionRecord, record: CallRecord, identity: Identity, fd: int | None
     ) -> BeginResult:
         """The same begin once more, after a lost connection or a restart of ours."""
-        target = self._target(session, identity, fd, shell=record.child is None, own=record)
+        target = self._target(session, identity, fd, shell=record.shell is not None, own=record)
         try:
-            if target is not None and record.child is not None and target.ref != record.child:
+            if target is not None and target.ref != (record.child or record.shell):
                 raise ProtocolError(
                     Kind.ALREADY_EXISTS, "this key belongs to another process", field="key",
                     value=record.key, remedy="use a fresh key for every tool call",
                 )  # fmt: skip
             if record.admitted is not None:
                 await asyncio.shield(record.admitted)
-            if record.leaf is not None and target is not None:
+            if record.leaf is not None and target is not None and record.shell is None:
                 self._place(record, target)
         finally:
             if target is not None:
@@ -144,28 +170,19 @@ class Calls:
         own: CallRecord | None = None,
     ) -> Target | None:
         """`own`: the call that this process may stand in already."""
-        if fd is None:
-            if shell:
-                return None
-            raise ProtocolError(
-                Kind.BAD_DESCRIPTOR, "tool.begin needs the pidfd of the waiting child",
-                field="pidfd", remedy="send it by SCM_RIGHTS with the first byte of the message",
-            )  # fmt: skip
-        room = f"{self._tree_path}/{session.name}"
-        leaf = () if own is None else (self._leaf_path(own),)
+        if fd is None and shell:
+            return None
+        room = self._places.room(session)
+        leaf = () if own is None else (self._places.leaf(own),)
         outside = identity.role is Access.ADMIN or session.kind is SessionKind.OUTSIDE
-        try:
-            return check_target(
-                fd, identity, (room, f"{room}/{layout.AGENT}", *leaf), self._tree_path,
-                outside=outside,
-            )  # fmt: skip
-        except BaseException:
-            os.close(fd)
-            raise
+        return received_target(
+            fd, identity, (room, f"{room}/{layout.AGENT}", *leaf), self._places.taken,
+            outside=outside,
+        )  # fmt: skip
 
     def _check_room(self, session: SessionRecord) -> None:
         if session.ending:
-            raise session_ended(session)
+            raise session_ended(session.name)
         queued = sum(1 for call in session.calls.values() if call.leaf is None)
         for count, limit, what in (
             (queued, self._session_defaults.max_queued, "waiting"),
@@ -177,28 +194,28 @@ class Calls:
                     value=session.name, remedy=f"end some first; at most {limit} may be {what}",
                 )  # fmt: skip
 
-    def _intent(self, session: SessionRecord, params: ToolBegin) -> tuple[Intent, str]:
-        declared = self.declarations.take(session.name, params.intent_id, params.intent.command)
-        if declared is None:
-            source = "declared" if params.intent.model_fields_set - {"command"} else "default"
-            return params.intent, source
-        said = {n: getattr(params.intent, n) for n in params.intent.model_fields_set}
-        return declared.model_copy(update=said), "intent.declare"
+    def _intent(
+        self, session: SessionRecord, intent: Intent, intent_id: str | None
+    ) -> tuple[Intent, str]:
+        source = "intent.declare"
+        declared = self.declarations.take(session.name, intent_id, intent.command)
+        if declared is not None:
+            said = {n: getattr(intent, n) for n in intent.model_fields_set}
+            intent = declared.model_copy(update=said)
+        else:
+            source = "declared" if intent.model_fields_set - {"command"} else "default"
+        learned = self._core.state.learned.expected_bytes(intent.command) is not None
+        return with_defaults(intent, session.spec.call_defaults, learned=learned), source
 
     def _new_record(
         self,
         session: SessionRecord,
         key: str,
         intent: Intent,
-        identity: Identity,
-        target: Target | None,
+        owner: ProcessRef,
+        owner_fd: int,
+        child: ProcessRef | None,
     ) -> CallRecord:
-        owner = ProcessRef.of_pidfd(identity.pidfd, identity.pid)
-        if owner is None:
-            raise ProtocolError(
-                Kind.NO_IDENTITY, "the calling process has ended", field="connection",
-                value=identity.pid, remedy="keep it alive until the answer",
-            )  # fmt: skip
         name = f"c{secrets.token_hex(4)}"
         record = CallRecord(
             name=name,
@@ -206,10 +223,10 @@ class Calls:
             key=key,
             intent=intent,
             owner=owner,
-            child=target.ref if target else None,
+            child=child,
             begun_ns=self._core.clock.now_ns(),
             began_epoch_s=time.time(),
-            owner_pidfd=os.dup(identity.pidfd),
+            owner_pidfd=os.dup(owner_fd),
         )
         session.calls[name] = self._core.calls[name] = record
         session.keys[key] = name
@@ -231,7 +248,8 @@ class Calls:
             record.admitted.cancel()
             self._drop(session, record)
             if isinstance(error, ProtocolError):
-                self._store_refusal(session, record, error)
+                now_ns = self._core.clock.now_ns()
+                self._store.append(refused_outcome(record, error, now_ns), record.key)
             raise
         record.admitted = None
         record.waited_ms = (self._core.clock.now_ns() - record.begun_ns) / 1e6
@@ -240,7 +258,7 @@ class Calls:
         """mkdir, limits, record, place, confirm; undone as a whole when a step fails."""
         try:
             if session.ending:
-                raise session_ended(session)
+                raise session_ended(session.name)
             record.leaf = session.tools.create(record.name)
             crash_point("begin.made")
             if session.mode is Mode.ENFORCE:
@@ -268,7 +286,7 @@ class Calls:
         assert record.leaf is not None
         place(record.leaf, target)
         crash_point("begin.placed")
-        confirm_place(record.leaf, self._leaf_path(record), target)
+        confirm_place(record.leaf, self._places.leaf(record), target)
         crash_point("begin.confirmed")
 
     def watch(self, record: CallRecord) -> None:
@@ -300,17 +318,6 @@ class Calls:
         self._core.calls.pop(record.name, None)
         self._core.feed(i.CallWithdrawn(self._core.clock.now_ns(), record.name))
 
-    def _store_refusal(
-        self, session: SessionRecord, record: CallRecord, error: ProtocolError
-    ) -> None:
-        waited_ms = (self._core.clock.now_ns() - record.begun_ns) / 1e6
-        outcome = Outcome(
-            call=record.name, session=session.name, reason=Reason.REFUSED,
-            label=record.intent.label, waited_ms=round(waited_ms, 3),
-            message=f"{error}. Remedy: {error.remedy}.", ended_epoch_s=time.time(),
-        )  # fmt: skip
-        self._store.append(outcome, record.key)
-
     # --- while it runs
 
     def place_more(self, record: CallRecord, identity: Identity, fd: int) -> None:
@@ -320,7 +327,7 @@ class Calls:
         assert target is not None
         try:
             if record.leaf is None:
-                raise _not_running(record.name)
+                raise call_not_running(record.name)
             self._place(record, target)
         finally:
             target.close()
@@ -332,13 +339,15 @@ class Calls:
 
     async def end(self, record: CallRecord, exit_code: int | None, signal: int | None) -> Outcome:
         if record.leaf is None and record.ending is None:
-            raise _not_running(record.name)
+            raise call_not_running(record.name)
         self.unwatch_leaf(record)
+        self.shell_ended(record)
         return await self._ender.end(record, exit_code, signal)
 
     def release(self, record: CallRecord) -> None:
         """Its session is detached: the command runs on, its leaf goes, nothing is stored."""
         self.unwatch_leaf(record)
+        self.shell_ended(record)
         if record.leaf is not None:
             self._core.by_cgroup.pop(record.leaf.id, None)
             record.leaf.freeze(False)
@@ -351,34 +360,35 @@ class Calls:
         record.unwatch_owner(asyncio.get_running_loop())
         if record.ending is not None or record.leaf is None:
             return
-        _log.info("%s: the process that waited for it ended", record.name)
+        if not record.was_seen:
+            _log.info("%s: the process that waited for it ended", record.name)
         self.unwatch_leaf(record)
-        self.drain()
-        if record.child_exit is not None:
-            status = record.child_exit
-        else:
-            status = None, None if record.intent.background is Background.KEEP else _KILLED
-        task = asyncio.ensure_future(self._ender.end(record, *status))
+        self.shell_ended(record)
+        task = asyncio.ensure_future(self._end_alone(record))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _leaf_path(self, record: CallRecord) -> str:
-        return f"{self._tree_path}/{record.session}/{layout.TOOLS}/{record.name}"
+    async def _end_alone(self, record: CallRecord) -> Outcome:
+        """Nobody tells how it ended, but the kernel does: perhaps a moment after the end."""
+        status = None
+        for _ in range(_LOOKS_FOR_EXIT if record.was_seen else 1):
+            if record.was_seen:
+                status = exit_of(record.owner_pidfd, record.owner.pid)
+            if status is None:
+                self.drain()
+                status = record.child_exit
+            if status is not None or record.ending is not None:
+                break
+            if record.was_seen:
+                await asyncio.sleep(_LOOK_AGAIN_S)
+        if status is None:
+            status = None, None if record.intent.background is Background.KEEP else _KILLED
+        return await self._ender.end(record, *status)
 
 
 def _nothing(record: CallRecord) -> None:
-    """No source of memory events is there."""
+    """Nobody else has to know."""
 
 
-def session_ended(session: SessionRecord) -> ProtocolError:
-    return ProtocolError(
-        Kind.REFUSED, "the session ended", field="session", value=session.name,
-        remedy="begin it in another session",
-    )  # fmt: skip
-
-
-def _not_running(name: str) -> ProtocolError:
-    return ProtocolError(
-        Kind.NOT_FOUND, f"tool call '{name}' is not running", field="call", value=name,
-        remedy="see: agentcgroup why " + name,
-    )  # fmt: skip
+def _no_shells(session: SessionRecord, shell: ProcessRef) -> None:
+    raise AssertionError("nobody was asked whether shells can be followed")

@@ -11,17 +11,22 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ..errors import ConfigError, InvalidValueError
 from ..policy.delay import CEILING_MS
+from ..policy.state import RepeatOom
 from ..protocol.sockets import DEFAULT_AGENT_SOCKET
+from ..sandbox.docker import DEFAULT_HOST
+from ..sandbox.labels import LabelFilter
+from ..supervisor.rules import RuleLimits
 from ..types.intents import Duration, Size
-from ..types.sessions import Mode
+from ..types.sessions import Boundary, Mode, ProgramNames, SessionSpec
 from ..types.validation import WireModel, parse
 
 __all__ = [
-    "DEFAULT_CONFIG_PATH", "GATE", "MEMCG_OPS", "SCHED_EXT", "Config", "Wish", "load_config",
+    "DEFAULT_CONFIG_PATH", "GATE", "MEMCG_OPS", "SCHED_EXT", "BoundaryConfig", "BoundarySource",
+    "Config", "SupervisionMode", "SupervisorConfig", "Wish", "load_config",
 ]  # fmt: skip
 
 DEFAULT_CONFIG_PATH = "/etc/agentcgroup/config.toml"
@@ -113,6 +118,7 @@ class PolicyTuning(WireModel):
     step: Size = 32 << 20
     throttle_max_ms: Annotated[int, Field(ge=10, le=60000)] = 250
     deadlock_after_ms: Annotated[int, Field(ge=100, le=600000)] = 1000
+    repeat_oom: RepeatOom = RepeatOom.REFUSE
     gate_closed_ms: Annotated[int, Field(ge=1, le=1000)] = 50
     gate_open_ms: Annotated[int, Field(ge=1, le=1000)] = 10
     delay_max_ms: Annotated[int, Field(ge=1, le=CEILING_MS)] = 200
@@ -120,9 +126,83 @@ class PolicyTuning(WireModel):
     delay_window_pct: Annotated[int, Field(ge=1, le=1000)] = 25
 
 
+def _label(text: str) -> str:
+    if text:
+        LabelFilter.parse(text, "adopt")
+    return text
+
+
+class DockerConfig(WireModel):
+    """`adopt`: containers with this label (KEY or KEY=VALUE) become sessions as they start.
+
+    An engine elsewhere has its cgroups elsewhere, so `host` is a Unix socket.
+    """
+
+    host: Annotated[str, Field(pattern="^unix:///.")] = DEFAULT_HOST
+    adopt: Annotated[str, AfterValidator(_label)] = ""
+
+    @property
+    def label(self) -> LabelFilter | None:
+        return LabelFilter.parse(self.adopt) if self.adopt else None
+
+
+class BoundarySource(StrEnum):
+    """Who tells of execs: BPF stops them, the process connector reports them a moment later."""
+
+    AUTO = "auto"
+    BPF = "bpf"
+    CONNECTOR = "connector"
+
+
+class BoundaryConfig(WireModel):
+    """For sessions that do not say it: those made of what runs already, those made anew.
+
+    `patience_s`: how long a process stands still for a daemon that has not answered.
+    """
+
+    adopted: Boundary = Boundary.EXEC
+    created: Boundary = Boundary.DECLARED
+    programs: ProgramNames = [
+        "sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "fish", "busybox", "rbash",
+    ]  # fmt: skip
+    ignore: ProgramNames = []
+    source: BoundarySource = BoundarySource.AUTO
+    patience_s: Duration = 2.0
+
+    def applied(self, spec: SessionSpec, *, adopted: bool) -> SessionSpec:
+        """`spec` with a boundary, its own or the default's."""
+        default = self.adopted if adopted else self.created
+        return spec.model_copy(update={"boundary": spec.boundary or default})
+
+
 class OutcomeStore(WireModel):
     keep: Annotated[int, Field(ge=1, le=1000000)] = 1000
     keep_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 24.0
+
+
+class SupervisionMode(StrEnum):
+    """observe = judge and log, tell nobody; advise = tell the agent; enforce = end the session."""
+
+    OFF = "off"
+    OBSERVE = "observe"
+    ADVISE = "advise"
+    ENFORCE = "enforce"
+
+
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SupervisorConfig(WireModel):
+    """`model` empty = rules alone. `protect`: names of sessions (with * and ?) never ended."""
+
+    mode: SupervisionMode = SupervisionMode.OBSERVE
+    model: str = ""
+    answer_first: bool = False
+    stop_grace_s: Duration = 10.0
+    protect: list[str] = []
+    energy_j_per_token: Amount | None = None
+    energy_j_per_s: Amount | None = None
+    limits: RuleLimits = RuleLimits()
 
 
 class Config(WireModel):
@@ -132,6 +212,9 @@ class Config(WireModel):
     call: CallDefaults = CallDefaults()
     policy: PolicyTuning = PolicyTuning()
     outcomes: OutcomeStore = OutcomeStore()
+    docker: DockerConfig = DockerConfig()
+    boundary: BoundaryConfig = BoundaryConfig()
+    supervisor: SupervisorConfig = SupervisorConfig()
 
 
 def load_config(path: str | None = None) -> Config:

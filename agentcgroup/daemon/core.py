@@ -53,9 +53,11 @@ class Core:
         self.decisions = decisions
         self.state = new_state(budget_bytes, config)
         self.sessions: dict[str, SessionRecord] = {}
+        self.in_place: dict[str, str] = {}  # path of an adopted cgroup -> name of its session
         self.calls: dict[str, CallRecord] = {}
         self.by_cgroup: dict[int, CallRecord] = {}
         self.on_timer: Callable[[int], int | None] | None = None
+        self.on_call_ended: Callable[[CallRecord, Outcome], None] | None = None
         self.on_grant: Callable[[CallRecord], None] = _nothing
         self.open_gate: Callable[[], None] = lambda: None
         self.scheduled: Callable[[CallRecord], dict[str, float | None]] = lambda _record: {}
@@ -117,6 +119,8 @@ class Core:
             body = outcome.model_dump(mode="json", exclude={"call", "session"})
             self.decisions.record(now, "call_end", record.session, record.name, body)
         self.record_session_sample(record.session, now)
+        if self.on_call_ended is not None:
+            self.on_call_ended(record, outcome)
         self.feed(
             i.CallEnd(
                 now, record.name,
@@ -142,7 +146,7 @@ class Core:
         try:
             if record.killed is not None:
                 self.open_gate()
-                record.leaf.kill()
+                enforce.kill(record.leaf, record.limits)
             else:
                 record.leaf.freeze(record.frozen_since_ns is not None)
                 self._write_line(record, record.leaf)
@@ -223,6 +227,7 @@ class Core:
         record.limits = self._kernel_limits(action.limits)
         learned = action.because.figures.get("learned_bytes")
         record.learned_bytes = None if learned is None else int(learned)
+        record.replanned = action.because.code is act.Code.REPLANNED
         if record.admitted is not None and not record.admitted.done():
             record.admitted.set_result(None)
 
@@ -364,7 +369,7 @@ class Core:
             # First why, then the deed: we may die in between.
             record.save()
             self.open_gate()
-            record.leaf.kill()
+            enforce.kill(record.leaf, record.limits)
 
     def _kernel_limits(self, limits: Limits) -> Limits:
         grant = self._grant(limits.memory_high_bytes, limits.memory_max_bytes)

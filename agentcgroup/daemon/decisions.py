@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ..errors import FormatError
 from ..log import get_logger, warn_once
 from ..types.actions import Action
+from .records import CallRecord
 
 __all__ = ["Decisions", "Sink"]
 
@@ -41,6 +42,17 @@ class Decisions:
 
     def unsubscribe(self, key: int) -> None:
         self._subscribers.pop(key, None)
+
+    def call_begun(self, t_ns: int, call: CallRecord) -> None:
+        if not self.wanted:
+            return
+        body = {
+            "intent": call.intent.model_dump(mode="json", exclude_none=True),
+            "limits": call.limits.as_dict(),
+            "waited_ms": round(call.waited_ms, 3),
+            "boundary": "exec" if call.was_seen else "declared",
+        }
+        self.record(t_ns, "call_begin", call.session, call.name, body)
 
     def decided(self, t_ns: int, action: Action, *, applied: bool) -> None:
         kind = type(action).__name__.lower()

@@ -11,7 +11,7 @@ from ..clock import Clock
 from ..protocol.errors import Kind, ProtocolError
 from ..types.intents import Intent
 
-__all__ = ["Declarations"]
+__all__ = ["Declarations", "with_defaults"]
 
 _MOST_PER_SESSION = 100
 
@@ -69,3 +69,21 @@ class Declarations:
 
 def _fits(declared: _Declared, command: str | None) -> bool:
     return declared.match is None or fnmatch.fnmatch(command or "", declared.match)
+
+
+def with_defaults(intent: Intent, defaults: Intent | None, *, learned: bool) -> Intent:
+    """What the session says of every call, where the call says nothing. `learned`: this
+    command's memory is known better than by a default."""
+    if defaults is None:
+        return intent
+    given = {
+        name: value
+        for name in defaults.model_fields_set
+        if getattr(intent, name) is None and (value := getattr(defaults, name)) is not None
+    }
+    memory, cap = (given.get(n) or getattr(intent, n) for n in ("memory", "memory_max"))
+    if memory is not None and cap is not None and memory > cap:
+        given.pop("memory" if intent.memory is None else "memory_max", None)
+    if learned:
+        given.pop("memory", None)
+    return intent.model_copy(update=given)

@@ -13,6 +13,7 @@ import time
 
 from ..cgroupfs import files, proc
 from ..cgroupfs.api import CgroupLike
+from ..enforce import files as enforce
 from ..errors import CgroupGoneError
 from ..log import get_logger
 from ..policy.feedback import EndFacts, build_outcome
@@ -66,7 +67,10 @@ class Ender:
     ) -> Outcome:
         crash_point("end.received")
         session = self._core.sessions[record.session]
-        survivors = await self._empty(record, session)
+        try:
+            survivors = await self._empty(record, session)
+        except CgroupGoneError:
+            survivors = ()  # with the container whose cgroup it was in
         crash_point("end.killed")
         facts = self._facts(record, session, exit_code, signal, survivors, lost=lost)
         outcome = build_outcome(facts)
@@ -85,7 +89,7 @@ class Ender:
         if record.intent.background is Background.KEEP and record.killed is None:
             return self._to_background(leaf, session)
         self._core.open_gate()
-        leaf.kill()
+        enforce.kill(leaf, record.limits)
         if record.frozen_since_ns is not None:
             leaf.freeze(False)
         waited = 0.0

@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..cgroupfs.api import CgroupLike
@@ -43,9 +43,9 @@ class Guardian:
         budget_bytes: int,
         *,
         spawn: bool,
-        on_beat: Callable[[], None],
+        on_beat: Sequence[Callable[[], None]],
     ) -> None:
-        """`on_beat` is called after each heartbeat: did the guardian act before it?"""
+        """`on_beat` are called after each heartbeat: did the guardian act before it?"""
         self._root = root
         self._fifo = fifo
         self._timeout_s = timeout_s
@@ -96,11 +96,12 @@ class Guardian:
     async def _beat(self) -> None:
         while True:
             self._tell(b"h")
-            try:
-                self._on_beat()
-            except Exception:
-                # Whatever is wrong with one call, the heart goes on beating for the others.
-                _log.exception("cannot take over what the guardian did")
+            for beat in self._on_beat:
+                try:
+                    beat()
+                except Exception:
+                    # Whatever is wrong with one call, the heart goes on beating for the others.
+                    _log.exception("something that follows the heartbeat failed")
             await asyncio.sleep(self._timeout_s / _BEATS_PER_TIMEOUT)
 
     def _tell(self, byte: bytes) -> None:

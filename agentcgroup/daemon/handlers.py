@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from .. import version
+from ..enforce import files as enforce
 from ..errors import CgroupGoneError, InvalidValueError
 from ..protocol import messages as m
 from ..protocol.errors import Kind, ProtocolError
@@ -20,19 +21,23 @@ from ..protocol.messages import Access
 from ..types import inputs as i
 from ..types.actions import Because, Code
 from ..types.outcomes import Outcome, Reason
-from ..types.sessions import SessionSpec
-from ..types.steps import Advice, StepReport
+from ..types.sessions import SessionKind, SessionSpec
+from ..types.steps import StepReport
 from .access import is_nested, nested_call
+from .adoption import Adoption
 from .call_reports import ended_info, live_calls, nested_outcome, unknown_call
-from .calls import Calls, session_ended
+from .calls import Calls
 from .core import Core
 from .outcomes import OutcomeStore
 from .records import CallRecord, SessionRecord
+from .refusals import session_ended
 from .server_request import RequestContext
 from .session_reports import session_budget, session_info, session_list
+from .session_watch import SessionWatch
 from .sessions import Sessions
-from .signals import Signals
 from .status import Status
+from .supervision import Supervision
+from .translation import for_caller
 
 __all__ = ["Handlers"]
 
@@ -48,15 +53,20 @@ class Handlers:
         sessions: Sessions,
         calls: Calls,
         store: OutcomeStore,
-        signals: Signals,
+        watch: SessionWatch,
         status: Status,
+        adoption: Adoption,
+        supervision: Supervision,
     ) -> None:
+        self._adoption = adoption
         self._core = core
         self._sessions = sessions
         self._calls = calls
         self._store = store
-        self._signals = signals
+        self._watch = watch
         self._status = status
+        self._supervision = supervision
+        supervision.end_session = self._stop_session
         self._nested = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         sessions.on_agent_ended = self._agent_ended
@@ -85,7 +95,7 @@ class Handlers:
 
     async def __call__(self, context: RequestContext) -> str:
         result = await self._table[context.method.name](context, context.params)
-        return result.model_dump_json()
+        return for_caller(result, context.identity, self._core.sessions).model_dump_json()
 
     # --- host
 
@@ -109,24 +119,11 @@ class Handlers:
         finally:
             if fd is not None:
                 os.close(fd)
-        self._signals.watch_session(record)
+        self._watch.begin(record)
         return m.SessionResult(session=session_info(self._core, record))
 
     async def _session_adopt(self, context: RequestContext, params: m.SessionAdopt) -> BaseModel:
-        fd = context.descriptor
-        if fd is None and params.pid is not None:
-            try:
-                fd = os.pidfd_open(params.pid)
-            except ProcessLookupError:
-                raise InvalidValueError("pid", params.pid, "name a process that lives") from None
-        if fd is None:
-            raise InvalidValueError("pid", None, "name the process to adopt, or send its pidfd")
-        try:
-            spec = SessionSpec.model_validate(params.model_dump(exclude={"pid"}))
-            record = self._sessions.create(spec, fd, adopt=True)
-        finally:
-            os.close(fd)
-        self._signals.watch_session(record)
+        record = await self._adoption.adopt(params, context.descriptor)
         return m.SessionResult(session=session_info(self._core, record))
 
     async def _session_detach(self, context: RequestContext, params: m.SessionRef) -> BaseModel:
@@ -135,9 +132,10 @@ class Handlers:
         await self._end_calls(record, kill=False)
         for call in list(record.calls.values()):
             self._calls.release(call)
-        self._signals.unwatch_session(record.name)
+        self._watch.end(record.name)
         self._calls.declarations.forget(record.name)
         await self._sessions.detach(record)
+        self._adoption.given_back(record)
         return m.SessionResult(session=info)
 
     async def _session_get(self, context: RequestContext, params: m.SessionRefOrOwn) -> BaseModel:
@@ -148,7 +146,9 @@ class Handlers:
         return m.SessionList(sessions=await session_list(self._core))
 
     async def _session_update(self, context: RequestContext, params: m.SessionUpdate) -> BaseModel:
-        return m.SessionResult(session=session_info(self._core, self._sessions.update(params)))
+        record = self._sessions.update(params)
+        self._watch.changed(record)
+        return m.SessionResult(session=session_info(self._core, record))
 
     async def _session_budget(
         self, context: RequestContext, params: m.SessionRefOrOwn
@@ -157,7 +157,9 @@ class Handlers:
 
     async def _session_end(self, context: RequestContext, params: m.SessionRef) -> BaseModel:
         record = self._sessions.get(params.session)
-        return m.EndResult(session=record.name, outcomes=await self._end_session(record))
+        outcomes = await self.end_session(record)
+        self._adoption.given_back(record)
+        return m.EndResult(session=record.name, outcomes=outcomes)
 
     # --- tool calls
 
@@ -211,7 +213,7 @@ class Handlers:
         if name in self._core.sessions:
             name = f"{name}-{next(self._nested)}"
         record = self._sessions.create(SessionSpec(name=name, labels=_ONE_CALL))
-        self._signals.watch_session(record)
+        self._watch.begin(record)
         return record
 
     async def _tool_update(self, context: RequestContext, params: m.ToolUpdate) -> BaseModel:
@@ -289,11 +291,7 @@ class Handlers:
     # --- steps and events
 
     async def _step_report(self, context: RequestContext, params: StepReport) -> BaseModel:
-        """Recorded for supervisor and traces; without a model the advice is to continue."""
-        session = self._session(context)
-        body = params.model_dump(mode="json", exclude_none=True, exclude={"session", "text"})
-        self._core.decisions.record(self._core.clock.now_ns(), "step", session.name, None, body)
-        return m.AdviceResult(advice=Advice.CONTINUE, reason="no supervisor model is loaded")
+        return self._supervision.step(self._session(context), params)
 
     async def _subscribe(self, context: RequestContext, params: m.Subscribe) -> BaseModel:
         connection, session, kinds = context.connection, context.session, set(params.kinds)
@@ -333,32 +331,41 @@ class Handlers:
     def _stored_by_key(self, context: RequestContext, key: str) -> Outcome | None:
         return self._store.by_key(context.session, key)
 
-    async def _end_calls(self, session: SessionRecord, *, kill: bool) -> list[Outcome]:
+    async def _end_calls(
+        self, session: SessionRecord, *, kill: bool, reason: Reason = Reason.KILLED_BY_POLICY
+    ) -> list[Outcome]:
         session.ending = True
         records = list(session.calls.values())
         # First those that wait: what ends below would make room for them.
         for record in records:
             if record.leaf is None and record.admitted is not None and not record.admitted.done():
-                record.admitted.set_exception(session_ended(session))
+                record.admitted.set_exception(session_ended(session.name))
         outcomes = []
         for record in records:
             if record.leaf is None:
                 continue
             if kill and record.killed is None and record.ending is None:
-                record.killed = Reason.KILLED_BY_POLICY
+                record.killed = reason
                 record.because = Because(Code.SESSION_ENDED, "its session ended")
                 record.save()
                 with contextlib.suppress(OSError):
-                    record.leaf.kill()
+                    enforce.kill(record.leaf, record.limits)
             if kill or record.ending is not None:
                 outcomes.append(await self._calls.end(record, None, 9 if kill else None))
         return outcomes
 
-    async def _end_session(self, record: SessionRecord) -> list[Outcome]:
-        outcomes = await self._end_calls(record, kill=True)
-        self._signals.unwatch_session(record.name)
+    async def _stop_session(self, record: SessionRecord) -> list[Outcome]:
+        return await self.end_session(record, Reason.STOPPED_BY_SUPERVISOR)
+
+    async def end_session(
+        self, record: SessionRecord, reason: Reason = Reason.KILLED_BY_POLICY
+    ) -> list[Outcome]:
+        outcomes = await self._end_calls(record, kill=True, reason=reason)
+        self._watch.end(record.name)
         self._calls.declarations.forget(record.name)
-        await self._sessions.end(record)
+        # An agent that is to stop must not go on unmanaged.
+        stopped = reason is Reason.STOPPED_BY_SUPERVISOR and record.kind is SessionKind.INSIDE
+        await self._sessions.end(record, with_place=stopped)
         return outcomes
 
     async def end_if_idle(self, name: str) -> None:
@@ -369,7 +376,7 @@ class Handlers:
         with contextlib.suppress(CgroupGoneError):
             if record.cgroup.populated():
                 return  # survivors in background/: the janitor asks again
-        await self._end_session(record)
+        await self.end_session(record)
 
     def _agent_ended(self, name: str) -> None:
         record = self._core.sessions.get(name)
@@ -377,7 +384,7 @@ class Handlers:
             return
 
         async def end() -> None:
-            await self._end_session(record)
+            await self.end_session(record)
 
         task = asyncio.create_task(end())
         self._tasks.add(task)

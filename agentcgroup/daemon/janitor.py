@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slow housekeeping: page cache that keeps removed memcgs alive, leaves left behind,
-sessions made for one call whose call was ended by somebody else than its caller.
+"""Slow housekeeping: page cache that keeps removed memcgs alive, leaves left behind, sessions
+whose adopted cgroup was removed, and those made for one call that somebody else than its caller
+ended.
 
 A removed cgroup's memcg lives on while pages are charged to it ("dying"). Each costs
 kernel memory, so past a bound the tree's page cache is reclaimed in small portions. Not at
@@ -35,11 +36,13 @@ class Janitor:
         self,
         core: Core,
         end_if_idle: Callable[[str], Awaitable[None]],
+        end_session: Callable[[SessionRecord], Awaitable[object]],
         drain: Callable[[], None],
     ) -> None:
         self._core = core
         self._drain = drain
         self._end_if_idle = end_if_idle
+        self._end_session = end_session
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -56,9 +59,16 @@ class Janitor:
             await asyncio.sleep(_EVERY_S)
             self._drain()
             for session in list(self._core.sessions.values()):
-                if session.needs_care or session.calls:
+                if session.in_place is not None and not session.cgroup.exists():
+                    with contextlib.suppress(OSError):
+                        await self._end_removed(session)
+                elif session.needs_care or session.calls:
                     with contextlib.suppress(CgroupGoneError, OSError):
                         await self._care_for(session)
+
+    async def _end_removed(self, session: SessionRecord) -> None:
+        if not session.ending:
+            await self._end_session(session)
 
     async def _care_for(self, session: SessionRecord) -> None:
         """An idle session costs nothing: it needs care again after its next call."""

@@ -24,12 +24,16 @@ __all__ = [
     "AGENT",
     "BACKGROUND",
     "CONTROLLERS",
+    "SESSION_CPU_WEIGHT",
     "TOOLS",
+    "bound_descendants",
     "enable_controllers",
+    "lift_room_limits",
     "lift_session_limits",
     "make_session",
     "margin_bytes",
     "policy_budget_bytes",
+    "write_room_limits",
     "write_session_limits",
 ]
 
@@ -38,6 +42,7 @@ CONTROLLERS = ("memory", "cpu", "pids", "io")
 _AGENT_CPU_WEIGHT = 1000
 SESSION_CPU_WEIGHT = {Priority.HIGH: 400, Priority.NORMAL: 100, Priority.LOW: 25}
 _LEAVES_MAX = 4096
+_CAPS = (files.MEMORY_HIGH, files.MEMORY_MAX, files.PIDS_MAX)
 _log = get_logger(__name__)
 
 
@@ -99,26 +104,52 @@ def write_session_limits(
     _write(session, files.PIDS_MAX, str(pids_max))
     _write(session, files.CPU_WEIGHT, str(SESSION_CPU_WEIGHT[spec.priority]))
     _write(session, files.CPU_MAX, cpu_max_text(spec.cpu))
-    _write(session, files.CGROUP_MAX_DESCENDANTS, str(_LEAVES_MAX))
+    bound_descendants(session)
+    write_room_limits(
+        agent, tools, memory,
+        reserve_bytes=reserve_bytes, pids_max=pids_max, pids_reserve=pids_reserve,
+    )  # fmt: skip
+
+
+def write_room_limits(
+    agent: CgroupLike,
+    tools: CgroupLike,
+    memory_bytes: int | None,
+    *,
+    reserve_bytes: int,
+    pids_max: int,
+    pids_reserve: int,
+) -> None:
+    """What holds below a session's own directory."""
     _write(agent, files.CPU_WEIGHT, str(_AGENT_CPU_WEIGHT))
     _write(tools, files.PIDS_MAX, str(max(1, pids_max - pids_reserve)))
-    if memory is None:
+    if memory_bytes is None:
         _write(tools, files.MEMORY_MAX, files.MAX)
         _write(tools, files.MEMORY_HIGH, files.MAX)
     else:
-        tools_max = memory - reserve_bytes
+        tools_max = memory_bytes - reserve_bytes
         _write(tools, files.MEMORY_MAX, str(tools_max))
-        _write(tools, files.MEMORY_HIGH, str(tools_max - margin_bytes(memory)))
+        _write(tools, files.MEMORY_HIGH, str(tools_max - margin_bytes(memory_bytes)))
+
+
+def bound_descendants(cgroup: CgroupLike) -> None:
+    _write(cgroup, files.CGROUP_MAX_DESCENDANTS, str(_LEAVES_MAX))
 
 
 def lift_session_limits(session: CgroupLike, agent: CgroupLike, tools: CgroupLike) -> None:
     """Modes observe and off: nothing of ours holds anybody."""
-    for cgroup in (session, agent, tools):
-        _write(cgroup, files.CPU_WEIGHT, "100")
+    _write(session, files.CPU_WEIGHT, "100")
     _write(session, files.CPU_MAX, cpu_max_text(None))
-    for cgroup in (session, tools):
-        for file in (files.MEMORY_HIGH, files.MEMORY_MAX, files.PIDS_MAX):
-            _write(cgroup, file, files.MAX)
+    for file in _CAPS:
+        _write(session, file, files.MAX)
+    lift_room_limits(agent, tools)
+
+
+def lift_room_limits(agent: CgroupLike, tools: CgroupLike) -> None:
+    for cgroup in (agent, tools):
+        _write(cgroup, files.CPU_WEIGHT, "100")
+    for file in _CAPS:
+        _write(tools, file, files.MAX)
 
 
 def _write(cgroup: CgroupLike, file: str, text: str) -> None:

@@ -21,18 +21,22 @@ from ..policy.state import PolicyConfig
 from ..protocol.sockets import admin_socket_path, checked_socket_path
 from ..trace.format import TraceWriter
 from ..types import inputs as i
-from . import systemd
+from . import in_place, systemd
+from .adoption import Adoption
 from .calls import Calls
 from .config import Config, load_config
+from .containers import Containers
 from .core import Core
 from .cpu_scheduler import CpuScheduler
 from .decisions import Decisions
 from .ending import Ender
+from .exec_calls import ExecCalls
 from .guardian import Guardian
 from .handlers import Handlers
 from .janitor import Janitor
 from .memcg_hooks import MemcgHooks
 from .outcomes import OutcomeStore
+from .places import Places
 from .records import CallRecord
 from .recovery import Recovery
 from .registry import TreeRegistry
@@ -40,9 +44,11 @@ from .rooting import host_budget_bytes, lock_root, open_root
 from .sampler import Sampler
 from .server import Server
 from .server_listen import check_free
+from .session_watch import SessionWatch
 from .sessions import Sessions
 from .signals import Signals
 from .status import Status
+from .supervision import Supervision, load_predictor
 from .takeover import Takeover
 
 __all__ = ["Daemon", "run"]
@@ -100,8 +106,77 @@ class Daemon:
 
     async def _start(self, agent_socket: str, admin_socket: str) -> None:
         config = self.config
+        predictor = load_predictor(config.supervisor)
         budget = self._open_parts()
+        supervision = Supervision(self.core, config.supervisor, predictor)
         tree_path = tree.proc_path(self.root)
+        self._open_layers(tree_path)
+        places = Places(self.core, tree_path)
+        sessions = Sessions(
+            self.core, self.root, config.session, config.daemon.mode, Cgroup.open, places,
+            config.boundary,
+        )  # fmt: skip
+        ender = Ender(self.core, self.root, self._store)
+        calls = Calls(self.core, places, self._store, ender, config.call, config.session)
+        calls.watch_leaf, calls.unwatch_leaf = self._watch, self._unwatch
+        calls.layers = self._layers
+        calls.drain = self._signals.drain
+        self._execs = ExecCalls(
+            self.core, self.root, calls, places, config.boundary,
+            config.daemon.guardian_timeout_s,
+        )  # fmt: skip
+        self._parts.callback(self._execs.close)
+        watch = SessionWatch(self._signals, self._execs)
+        Sampler(
+            self.core, find_biggest=not self._signals.has_bpf("oom"), watch_owner=calls.watch_owner
+        )
+        takeover = Takeover(self.core, self.root)
+        self._guardian = Guardian(
+            self.root, self._run_dir / "guardian.fifo", config.daemon.guardian_timeout_s, budget,
+            spawn=not _guardian_is_a_service(), on_beat=(takeover.check, self._execs.beat),
+        )  # fmt: skip
+        self._containers = Containers(
+            self.core, self.root, sessions, config.docker, Cgroup.open, watch.begin,
+        )  # fmt: skip
+        self._status = Status(
+            self.core, self.root, self._signals, self._hooks, self._cpu, config.daemon.mode,
+            lambda: self._guardian.pid, self._server_stats, supervision.status,
+            self._containers.report, self._execs,
+        )  # fmt: skip
+        adoption = Adoption(sessions, self._containers, Cgroup.open, watch)
+        handlers = Handlers(
+            self.core, sessions, calls, self._store, watch, self._status, adoption, supervision,
+        )  # fmt: skip
+        self._containers.end_session = handlers.end_session
+        registry = TreeRegistry(self.core, self._store, places)
+        self._server = Server(handlers, registry)
+        recovery = Recovery(
+            self.core, self.root, sessions, calls, ender, self._store, watch, Cgroup.open,
+        )  # fmt: skip
+        try:
+            if config.daemon.guardian:
+                # Before the tree is read: it must not act on what we go by.
+                self._guardian.start()
+            self.core.learn(reversed(self._store.newest(None, config.outcomes.keep)))
+            found = await recovery.run()
+            await self._server.start(agent_socket, admin_socket, config.daemon.group)
+        except BaseException:
+            await self._guardian.stop()
+            raise
+        self._janitor = Janitor(
+            self.core, handlers.end_if_idle, handlers.end_session, self._signals.drain
+        )
+        self._janitor.start()
+        self._execs.start()
+        self._containers.start()
+        _log.info(
+            "ready: root %s, budget %d MiB, mode %s, memory events by %s, found %s",
+            self.root.path, budget >> 20, config.daemon.mode.value, self._signals.source(), found,
+        )  # fmt: skip
+
+    def _open_layers(self, tree_path: str) -> None:
+        """Whatever is not there costs a line, and the files do its work."""
+        config = self.config
         self._signals = Signals(self.core)
         self._parts.callback(self._signals.close)
         self._signals.open(self.root, tree_path.count("/"), use_bpf=config.daemon.wants_events)
@@ -113,46 +188,6 @@ class Daemon:
         self._parts.callback(self._cpu.close)
         self._cpu.open(self.root)
         self.core.open_gate, self.core.scheduled = self._cpu.open_gate, self._cpu.figures
-        sessions = Sessions(self.core, self.root, config.session, config.daemon.mode, Cgroup.open)
-        ender = Ender(self.core, self.root, self._store)
-        calls = Calls(self.core, tree_path, self._store, ender, config.call, config.session)
-        calls.watch_leaf, calls.unwatch_leaf = self._watch, self._unwatch
-        calls.layers = self._layers
-        calls.drain = self._signals.drain
-        Sampler(
-            self.core, find_biggest=not self._signals.has_bpf("oom"), watch_owner=calls.watch_owner
-        )
-        takeover = Takeover(self.core, self.root)
-        self._guardian = Guardian(
-            self.root, self._run_dir / "guardian.fifo", config.daemon.guardian_timeout_s, budget,
-            spawn=not _guardian_is_a_service(), on_beat=takeover.check,
-        )  # fmt: skip
-        self._status = Status(
-            self.core, self.root, self._signals, self._hooks, self._cpu, config.daemon.mode,
-            lambda: self._guardian.pid, self._server_stats,
-        )  # fmt: skip
-        handlers = Handlers(self.core, sessions, calls, self._store, self._signals, self._status)
-        registry = TreeRegistry(self.core, self._store, tree_path)
-        self._server = Server(handlers, registry)
-        recovery = Recovery(
-            self.core, self.root, sessions, calls, ender, self._store, self._signals
-        )
-        try:
-            if config.daemon.guardian:
-                # Before the tree is read: it must not act on what we go by.
-                self._guardian.start()
-            self.core.learn(reversed(self._store.newest(None, config.outcomes.keep)))
-            found = await recovery.run()
-            await self._server.start(agent_socket, admin_socket, config.daemon.group)
-        except BaseException:
-            await self._guardian.stop()
-            raise
-        self._janitor = Janitor(self.core, handlers.end_if_idle, self._signals.drain)
-        self._janitor.start()
-        _log.info(
-            "ready: root %s, budget %d MiB, mode %s, memory events by %s, found %s",
-            self.root.path, budget >> 20, config.daemon.mode.value, self._signals.source(), found,
-        )  # fmt: skip
 
     def _watch(self, record: CallRecord) -> None:
         self._signals.watch(record)
@@ -183,6 +218,8 @@ class Daemon:
         systemd.notify("STOPPING=1")
         if self._watchdog is not None:
             self._watchdog.cancel()
+        await self._containers.stop()
+        await self._execs.stop()
         await self._janitor.stop()
         await self._server.close()
         if self.config.daemon.guardian:
@@ -191,7 +228,9 @@ class Daemon:
         _log.info("stopped")
 
     def _remove_root(self) -> None:
-        """One that holds sessions stays, for the next start."""
+        """One that holds sessions stays, for the next start, and so do the ways to others."""
+        if in_place.is_root_of_others(self.root):
+            return
         with contextlib.suppress(OSError):
             self.root.remove()
 
@@ -257,6 +296,7 @@ def _policy(config: Config) -> PolicyConfig:
         term_grace_ns=int(config.call.term_grace_s * 1e9),
         default_pids_max=config.call.pids_max,
         default_max_wait_s=config.call.max_wait_s,
+        repeat_oom=config.policy.repeat_oom,
     )
 
 

@@ -27,7 +27,9 @@ from ..types.outcomes import BiggestProcess, Reason
 from ..types.sessions import Mode, SessionKind, SessionSpec
 
 __all__ = [
+    "ADOPTED_XATTR",
     "CALL_XATTR",
+    "CONTAINER_XATTR",
     "EPOCH_TIME_XATTR",
     "EPOCH_XATTR",
     "SESSION_XATTR",
@@ -40,6 +42,10 @@ __all__ = [
 ]
 
 SESSION_XATTR = "trusted.agentcgroup.session"
+ADOPTED_XATTR = "trusted.agentcgroup.adopted."
+"""At the tree's root, with a session's name behind: the directory of a cgroup that is one."""
+CONTAINER_XATTR = "trusted.agentcgroup.container."
+"""At the tree's root, with a container's id behind: that it was attached or detached by hand."""
 CALL_XATTR = "trusted.agentcgroup.call"
 EPOCH_XATTR = "trusted.agentcgroup.epoch"
 EPOCH_TIME_XATTR = "trusted.agentcgroup.epoch_time_ns"
@@ -100,6 +106,9 @@ class ProcessRef:
 
 @dataclass(slots=True)
 class SessionRecord:
+    """`in_place`: path of the cgroup that was adopted where it is, and `was` what its files
+    said before, to be written back; `container`: whose cgroup it is."""
+
     name: str
     spec: SessionSpec
     mode: Mode
@@ -113,11 +122,17 @@ class SessionRecord:
     origin: str | None = None
     pids_max: int = 4096
     reserve_bytes: int = 0
+    in_place: str | None = None
+    was: dict[str, str] = field(default_factory=dict)
+    container: str | None = None
+    paused: bool = False
     background: CgroupLike | None = None
     ending: bool = False
     oom_counts: tuple[int, int, int] = (0, 0, 0)
     needs_care: bool = True
     many_dying: bool = False
+    steps: int = 0
+    energy_j: float | None = None
     calls: dict[str, CallRecord] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
 
@@ -128,6 +143,7 @@ class SessionRecord:
     def to_xattr(self) -> bytes:
         return _dump(
             {
+                "name": self.name,
                 "spec": self.spec.describe(),
                 "priority": self.spec.priority.value,
                 "mode": self.mode.value,
@@ -138,6 +154,9 @@ class SessionRecord:
                 "origin": self.origin,
                 "pids_max": self.pids_max,
                 "reserve_bytes": self.reserve_bytes,
+                "in_place": self.in_place,
+                "was": self.was,
+                "container": self.container,
                 "boot": boot_id(),
             }
         )
@@ -145,7 +164,9 @@ class SessionRecord:
 
 @dataclass(slots=True)
 class CallRecord:
-    """One tool call from its begin to its outcome. Times: ns monotonic unless named."""
+    """One tool call from its begin to its outcome. Times: ns monotonic unless named.
+
+    `shell`: the persistent shell whose commands are placed, which itself is not."""
 
     name: str
     session: str
@@ -155,9 +176,11 @@ class CallRecord:
     child: ProcessRef | None
     begun_ns: int
     began_epoch_s: float
+    shell: ProcessRef | None = None
     leaf: CgroupLike | None = None
     limits: Limits = field(default_factory=Limits)
     learned_bytes: int | None = None
+    replanned: bool = False
     owner_pidfd: int = -1
     owner_watched: bool = False
     placed_ns: int | None = None
@@ -180,6 +203,11 @@ class CallRecord:
     oom_before: tuple[int, int, int] = (0, 0, 0)
     ending: asyncio.Future[Any] | None = None
     admitted: asyncio.Future[Any] | None = None
+
+    @property
+    def was_seen(self) -> bool:
+        """Nobody declared it: the exec boundary placed the command, which is its own owner."""
+        return self.child == self.owner
 
     def save(self) -> None:
         """Into the tree, so that a successor of this daemon knows it. Never in the way of
@@ -224,6 +252,7 @@ class CallRecord:
                 "intent": self.intent.model_dump(mode="json", exclude_none=True),
                 "owner": self.owner.as_list(),
                 "child": self.child.as_list() if self.child else None,
+                "shell": self.shell.as_list() if self.shell else None,
                 "began_epoch_s": self.began_epoch_s,
                 "begun_ns": self.begun_ns,
                 "placed_ns": self.placed_ns,

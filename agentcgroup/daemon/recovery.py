@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from ..cgroupfs import files
@@ -23,7 +24,7 @@ from ..types.intents import Intent
 from ..types.limits import Limits
 from ..types.outcomes import Reason
 from ..types.sessions import Mode, SessionSpec
-from . import layout
+from . import in_place, layout
 from .calls import Calls
 from .core import Core
 from .ending import Ender
@@ -37,8 +38,8 @@ from .records import (
     load_because,
     load_xattr,
 )
+from .session_watch import SessionWatch
 from .sessions import Sessions
-from .signals import Signals
 from .takeover import epoch_of, relieved_ns
 
 __all__ = ["Recovery"]
@@ -55,7 +56,8 @@ class Recovery:
         calls: Calls,
         ender: Ender,
         store: OutcomeStore,
-        signals: Signals,
+        watch: SessionWatch,
+        open_cgroup: Callable[[str], CgroupLike],
     ) -> None:
         self._core = core
         self._root = root
@@ -63,7 +65,8 @@ class Recovery:
         self._calls = calls
         self._ender = ender
         self._store = store
-        self._signals = signals
+        self._watch = watch
+        self._open_cgroup = open_cgroup
         self._orphans: list[CallRecord] = []
 
     async def run(self) -> dict[str, int]:
@@ -73,6 +76,8 @@ class Recovery:
         for name in self._root.children():
             with contextlib.suppress(CgroupGoneError):
                 self._adopt_session(self._root.child(name), counts)
+        for name, directory in in_place.links(self._root).items():
+            self._follow(name, directory, counts)
         self._core.feed(i.Tick(self._core.clock.now_ns()))
         # Together: one that takes seconds to die must not keep the others' shims waiting.
         await asyncio.gather(*(self._ender.end(o, None, None, lost=True) for o in self._orphans))
@@ -94,7 +99,7 @@ class Recovery:
             _log.warning("session %s can't be adopted: %s", cgroup.name, error)
             return
         self._sessions.register(record)
-        self._signals.watch_session(record)
+        self._watch.begin(record)
         counts["sessions"] += 1
         for name in record.tools.children():
             if name == layout.BACKGROUND:
@@ -103,10 +108,27 @@ class Recovery:
             with contextlib.suppress(CgroupGoneError):
                 self._adopt_leaf(record, record.tools.child(name), counts)
 
+    def _follow(self, name: str, directory: str, counts: dict[str, int]) -> None:
+        """To a cgroup that was adopted in place: it may be gone, or half divided."""
+        try:
+            cgroup = self._open_cgroup(directory)
+        except CgroupGoneError:
+            in_place.forget_link(self._root, name)
+            return
+        if load_xattr(cgroup, SESSION_XATTR) is not None:
+            with contextlib.suppress(CgroupGoneError):
+                self._adopt_session(cgroup, counts)
+            return
+        in_place.forget_link(self._root, name)
+        with cgroup:
+            if cgroup.children() and set(cgroup.children()) <= {layout.AGENT, layout.TOOLS}:
+                in_place.merge(cgroup, {})
+                counts["removed"] += 1
+
     def _session_record(self, cgroup: CgroupLike, saved: dict[str, Any]) -> SessionRecord:
         spec = SessionSpec.model_validate(saved["spec"])
         return SessionRecord(
-            name=cgroup.name,
+            name=saved["name"],
             spec=spec,
             mode=Mode(saved["mode"]),
             cgroup=cgroup,
@@ -119,6 +141,9 @@ class Recovery:
             origin=saved["origin"],
             pids_max=int(saved["pids_max"]),
             reserve_bytes=int(saved["reserve_bytes"]),
+            in_place=saved["in_place"],
+            was=saved["was"],
+            container=saved["container"],
         )
 
     def _adopt_leaf(self, session: SessionRecord, leaf: CgroupLike, counts: dict[str, int]) -> None:
@@ -154,6 +179,7 @@ class Recovery:
             return
         record.owner_pidfd = owner_fd
         self._calls.watch(record)
+        self._calls.shell_begins(record)
         counts["running"] += 1
 
     def _call_record(
@@ -167,6 +193,7 @@ class Recovery:
             intent=Intent.model_validate(saved["intent"]),
             owner=owner or ProcessRef(0, 0),
             child=ProcessRef.from_list(saved["child"]),
+            shell=ProcessRef.from_list(saved["shell"]),
             begun_ns=int(saved["begun_ns"]),
             began_epoch_s=float(saved["began_epoch_s"]),
             leaf=leaf,

@@ -4,36 +4,23 @@
 from __future__ import annotations
 
 from ..types.sessions import SessionKind
-from . import layout
 from .core import Core
 from .identity import Location
 from .outcomes import OutcomeStore
+from .places import Places
 from .records import ProcessRef
 
 __all__ = ["TreeRegistry"]
 
 
 class TreeRegistry:
-    """`tree_path` is the tree as /proc/PID/cgroup shows it, without a final slash."""
-
-    def __init__(self, core: Core, store: OutcomeStore, tree_path: str) -> None:
+    def __init__(self, core: Core, store: OutcomeStore, places: Places) -> None:
         self._core = core
         self._store = store
-        self._prefix = tree_path + "/"
+        self._places = places
 
     def locate(self, cgroup_path: str) -> Location | None:
-        if not cgroup_path.startswith(self._prefix):
-            return None
-        session, _, rest = cgroup_path[len(self._prefix) :].partition("/")
-        if session not in self._core.sessions:
-            return None
-        room, _, inner = rest.partition("/")
-        if room != layout.TOOLS:
-            return Location(session, "agent" if room else "session")
-        call = inner.partition("/")[0]
-        if call == layout.BACKGROUND:
-            return Location(session, "background")
-        return Location(session, "leaf", call or None)
+        return self._places.locate(cgroup_path)
 
     def any_outside(self) -> bool:
         return any(s.kind is SessionKind.OUTSIDE for s in self._core.sessions.values())

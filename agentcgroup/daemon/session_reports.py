@@ -8,6 +8,7 @@ import asyncio
 from ..cgroupfs import files
 from ..cgroupfs.api import CgroupLike
 from ..protocol.messages import BudgetResult, SessionInfo
+from ..types.sessions import Boundary
 from .core import Core
 from .figures import live_figures
 from .records import SessionRecord
@@ -37,9 +38,12 @@ def session_info(core: Core, record: SessionRecord, *, figures: bool = False) ->
         kind=record.kind.value,
         priority=record.spec.priority.value,
         mode=record.mode.value,
+        boundary=(record.spec.boundary or Boundary.DECLARED).value,
         containment=record.containment,
         containment_reason=record.containment_reason,
         cgroup=record.cgroup.path,
+        container=record.container,
+        paused=record.paused,
         ephemeral=record.spec.ephemeral,
         memory_bytes=record.spec.memory,
         memory_reserve_bytes=record.reserve_bytes,
@@ -53,6 +57,8 @@ def session_info(core: Core, record: SessionRecord, *, figures: bool = False) ->
         queued=sum(1 for c in calls if c.leaf is None),
         created_epoch_s=record.created_epoch_s,
         labels=record.spec.labels,
+        steps=record.steps,
+        energy_j=record.energy_j,
         **(live_figures(record.cgroup) if figures else {}),
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions: create, adopt, update, detach, end; and what is told about them. Bytes."""
+"""Sessions: create, adopt (by process, or a cgroup in place), update, detach, end. Bytes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from ..cgroupfs import files, pidfd, proc
+from ..cgroupfs import files, proc, tree
 from ..cgroupfs.api import CgroupLike
 from ..enforce import files as enforce
 from ..errors import CgroupGoneError, printable
@@ -18,26 +17,23 @@ from ..log import get_logger
 from ..protocol.errors import Kind, ProtocolError
 from ..protocol.messages import SessionUpdate
 from ..types import inputs as i
-from ..types.sessions import Containment, Mode, SessionKind, SessionSpec
-from . import layout
+from ..types.sessions import Mode, SessionKind, SessionSpec
+from . import in_place, layout
+from .agent_process import AgentProcess, checked_agent, move_in
 from .budgets import check_not_below, checked_reserve_bytes
-from .config import SessionDefaults
+from .config import BoundaryConfig, SessionDefaults
+from .containment import judge, look_at
 from .core import Core
 from .figures import oom_counts
-from .records import SESSION_XATTR, ProcessRef, SessionRecord
+from .places import Places
+from .records import SESSION_XATTR, SessionRecord
+from .refusals import session_exists
 from .session_reports import current_int
 
 __all__ = ["Sessions"]
 
 _log = get_logger(__name__)
 _DRAIN_ROUNDS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class _Agent:
-    pid: int
-    ref: ProcessRef
-    uid: int
 
 
 class Sessions:
@@ -48,6 +44,8 @@ class Sessions:
         defaults: SessionDefaults,
         mode: Mode,
         open_cgroup: Callable[[str], CgroupLike],
+        places: Places,
+        boundary: BoundaryConfig,
     ) -> None:
         self.on_agent_ended: Callable[[str], None] | None = None
         self._open_cgroup = open_cgroup
@@ -55,6 +53,8 @@ class Sessions:
         self._root = root
         self._defaults = defaults
         self._mode = mode
+        self._places = places
+        self._boundary = boundary
         self._watched: dict[str, int] = {}
         self._serial = 0
 
@@ -69,45 +69,126 @@ class Sessions:
     ) -> SessionRecord:
         """Make the session and bind or move its agent; a failure leaves nothing behind."""
         name = spec.name or self._fresh_name()
-        reserve = checked_reserve_bytes(spec, self._host_bytes(), self._defaults.memory_reserve)
-        agent = self._agent(agent_pidfd) if agent_pidfd is not None else None
-        if name in self._core.sessions:
-            raise _exists(name)
+        spec = self._boundary.applied(spec, adopted=adopt)
+        agent = self._agent(agent_pidfd)
+        self._check_room(name, spec)
         try:
             session, agent_cg, tools = layout.make_session(self._root, name)
         except FileExistsError:
-            raise _exists(name) from None
-        record = SessionRecord(
+            raise session_exists(name) from None
+        record = self._record(name, spec, session, agent_cg, tools)
+        return self._establish(record, agent, with_descendants=adopt)
+
+    def adopt_in_place(
+        self,
+        spec: SessionSpec,
+        cgroup: CgroupLike,
+        agent_pidfd: int | None = None,
+        container: str | None = None,
+    ) -> SessionRecord:
+        """A cgroup that is there becomes the session. Owns `cgroup`; a failure changes nothing."""
+        try:
+            where = tree.proc_path(cgroup)
+            name = spec.name or self._fresh_name()
+            asked, spec = spec, in_place.with_own_limits(spec, cgroup)
+            spec = self._boundary.applied(spec, adopted=True)
+            agent = self._agent(agent_pidfd)
+            self._check_room(name, spec)
+            self._check_place(where, agent if spec.kind is SessionKind.INSIDE else None)
+            in_place.note_link(self._root, name, cgroup)
+            try:
+                agent_cg, tools, was = in_place.split(cgroup)
+            except BaseException:
+                in_place.forget_link(self._root, name)
+                raise
+        except BaseException:
+            cgroup.close()
+            raise
+        record = self._record(name, spec, cgroup, agent_cg, tools)
+        if asked.memory is None:
+            was[files.MEMORY_MAX] = files.MAX if spec.memory is None else str(spec.memory)
+        record.in_place, record.was, record.container = where, was, container
+        return self._establish(record, agent, with_descendants=False)
+
+    def _check_room(self, name: str, spec: SessionSpec) -> None:
+        if name in self._core.sessions:
+            raise session_exists(name)
+        self._reserve_bytes(spec)
+
+    def _reserve_bytes(self, spec: SessionSpec) -> int:
+        return checked_reserve_bytes(spec, self._host_bytes(), self._defaults.memory_reserve)
+
+    def _check_place(self, where: str, agent: AgentProcess | None) -> None:
+        """Sessions don't nest, whichever was there first; an agent inside is inside."""
+        stands = proc.cgroup_path(agent.pid) if agent is not None else where
+        if stands is None or not f"{stands}/".startswith(f"{where}/"):
+            raise ProtocolError(
+                Kind.TARGET_REFUSED, "the agent is not in this cgroup", field="pid",
+                value=stands, remedy="name a process that is, or say that it is outside",
+            )  # fmt: skip
+        inside = [p for p in self._core.in_place if p.startswith(f"{where}/")]
+        if self._places.taken(where) or self._places.above_tree(where) or inside:
+            raise ProtocolError(
+                Kind.TARGET_REFUSED, "a session is in this cgroup, or it is in a session",
+                field="cgroup", value=where, remedy="see: agentcgroup session list",
+            )  # fmt: skip
+
+    def _record(
+        self,
+        name: str,
+        spec: SessionSpec,
+        cgroup: CgroupLike,
+        agent: CgroupLike,
+        tools: CgroupLike,
+    ) -> SessionRecord:
+        return SessionRecord(
             name=name,
             spec=spec.model_copy(update={"name": name}),
             mode=spec.mode or self._mode,
-            cgroup=session,
-            agent=agent_cg,
+            cgroup=cgroup,
+            agent=agent,
             tools=tools,
             created_epoch_s=time.time(),
             pids_max=spec.pids_max or self._defaults.pids_max,
-            reserve_bytes=reserve,
+            reserve_bytes=self._reserve_bytes(spec),
         )
+
+    def _establish(
+        self, record: SessionRecord, agent: AgentProcess | None, *, with_descendants: bool
+    ) -> SessionRecord:
         try:
             self._write_limits(record)
             if agent is not None:
-                self._bind(record, agent, with_descendants=adopt)
-            self._judge_containment(record, agent)
-            session.set_xattr(SESSION_XATTR, record.to_xattr())
+                self._bind(record, agent, with_descendants=with_descendants)
+            self._note_agent(record, agent)
         except BaseException:
             self._undo(record)
             raise
         self.register(record)
         self._core.decisions.record(
-            self._core.clock.now_ns(), "session", name, None,
-            {"event": "begin", "spec": record.spec.describe()},
+            self._core.clock.now_ns(), "session", record.name, None,
+            {"event": "begin", "spec": record.spec.describe(), "container": record.container},
         )  # fmt: skip
         return record
+
+    @staticmethod
+    def _note_agent(record: SessionRecord, agent: AgentProcess | None) -> None:
+        facts = look_at(agent.pid, agent.uid) if agent is not None else None
+        record.containment, record.containment_reason = judge(facts)
+        record.cgroup.set_xattr(SESSION_XATTR, record.to_xattr())
+
+    def bind(self, record: SessionRecord, agent_pidfd: int) -> None:
+        """The agent of a session whose agent is outside: it may come later, or be another."""
+        agent = checked_agent(agent_pidfd, self._places.taken)
+        record.bound_agent = agent.ref
+        self._note_agent(record, agent)
 
     def register(self, record: SessionRecord) -> None:
         """Make a session known: to policy, and its agent's end to us."""
         record.oom_counts = oom_counts(record, self._root)
         self._core.sessions[record.name] = record
+        if record.in_place is not None:
+            self._core.in_place[record.in_place] = record.name
         self._core.feed(
             i.SessionBegin(
                 self._core.clock.now_ns(),
@@ -122,14 +203,19 @@ class Sessions:
         if record.spec.ephemeral and record.bound_agent is not None:
             self._watch_agent(record)
 
-    def update(self, change: SessionUpdate) -> SessionRecord:
+    def update(self, change: SessionUpdate, *, follows: bool = False) -> SessionRecord:
+        """`follows`: a budget that is the cgroup's own limit, which somebody changed."""
         record = self.get(change.session)
         given = change.model_dump(exclude_none=True, exclude={"session", "mode"})
         spec = record.spec.model_copy(update=given)
         spec = SessionSpec.model_validate(spec.model_dump())
-        reserve = checked_reserve_bytes(spec, self._host_bytes(), self._defaults.memory_reserve)
+        if record.in_place is not None:
+            spec = in_place.with_own_limits(spec, record.cgroup)
+        reserve = self._reserve_bytes(spec)
         if spec.memory is not None:
             check_not_below(record, spec.memory, reserve)
+        if change.memory is not None and not follows:
+            record.was.pop(files.MEMORY_MAX, None)
         enforced_before = record.mode is Mode.ENFORCE
         record.spec, record.reserve_bytes = spec, reserve
         record.mode = change.mode or record.mode
@@ -152,6 +238,15 @@ class Sessions:
 
     async def detach(self, record: SessionRecord) -> None:
         """Give the processes back to where they came from and remove the session's cgroups."""
+        if record.in_place is None:
+            self._move_out(record)
+        self._forget(record)
+        await self._remove_cgroups(record)
+        self._core.decisions.record(
+            self._core.clock.now_ns(), "session", record.name, None, {"event": "detach"}
+        )
+
+    def _move_out(self, record: SessionRecord) -> None:
         mount = proc.cgroup2_mount_point() or ""
         try:
             origin = self._open_cgroup(mount + (record.origin or "/"))
@@ -159,24 +254,24 @@ class Sessions:
             origin = self._open_cgroup(mount)
         with origin:
             for _ in range(_DRAIN_ROUNDS):
-                pids = [p for cg in self._every_cgroup(record.cgroup) for p in cg.procs()]
+                pids = record.cgroup.procs()
+                pids += [pid for below in tree.walk(record.cgroup) for pid in below.procs()]
                 if not pids:
                     break
                 for pid in pids:
                     with contextlib.suppress(ProcessLookupError):
                         origin.move(pid)
-        self._forget(record)
-        await self._remove_cgroups(record)
-        self._core.decisions.record(
-            self._core.clock.now_ns(), "session", record.name, None, {"event": "detach"}
-        )
 
-    async def end(self, record: SessionRecord) -> None:
-        """Kill everything in it and remove it. Its calls were ended before."""
+    async def end(self, record: SessionRecord, *, with_place: bool = False) -> None:
+        """Kill everything in it and remove it. Its calls were ended before.
+
+        What was adopted in place is given back instead, and lives on, unless `with_place`.
+        """
         self._forget(record)
         self._core.open_gate()
-        with contextlib.suppress(CgroupGoneError):
-            record.cgroup.kill()
+        if record.in_place is None or with_place:
+            with contextlib.suppress(CgroupGoneError):
+                record.cgroup.kill()
         await self._remove_cgroups(record)
         self._core.decisions.record(
             self._core.clock.now_ns(), "session", record.name, None, {"event": "end"}
@@ -208,81 +303,31 @@ class Sessions:
         return max(budget, min(current_int(self._root, files.MEMORY_MAX) or 0, 2 * budget))
 
     def _write_limits(self, record: SessionRecord) -> None:
-        if record.mode is not Mode.ENFORCE:
+        reserve = min(self._defaults.pids_reserve, record.pids_max // 2)
+        if record.in_place is not None and record.mode is Mode.ENFORCE:
+            in_place.write_limits(record, pids_reserve=reserve)
+        elif record.in_place is not None:
+            in_place.lift_limits(record)
+        elif record.mode is not Mode.ENFORCE:
             layout.lift_session_limits(record.cgroup, record.agent, record.tools)
-            return
-        layout.write_session_limits(
-            record.cgroup, record.agent, record.tools, record.spec,
-            reserve_bytes=record.reserve_bytes,
-            pids_max=record.pids_max,
-            pids_reserve=min(self._defaults.pids_reserve, record.pids_max // 2),
-        )  # fmt: skip
+        else:
+            layout.write_session_limits(
+                record.cgroup, record.agent, record.tools, record.spec,
+                reserve_bytes=record.reserve_bytes, pids_max=record.pids_max,
+                pids_reserve=reserve,
+            )  # fmt: skip
 
-    def _agent(self, fd: int) -> _Agent:
-        pid = pidfd.pid_of(fd)
-        status = proc.status(pid) if pid is not None else None
-        ref = ProcessRef.of(pid) if pid is not None else None
-        if pid is None or status is None or ref is None or not pidfd.is_alive(fd):
-            raise _no_agent("the process has ended", pid)
-        if status.is_kthread or pid == 1 or pid == os.getpid():
-            raise _no_agent("it is a kernel thread, PID 1 or the daemon itself", pid)
-        where = proc.cgroup_path(pid)
-        tree = self.tree_path()
-        if where is None or where == tree or where.startswith(tree + "/"):
-            raise _no_agent("it is part of a session already", pid)
-        return _Agent(pid, ref, status.uid)
-
-    def _bind(self, record: SessionRecord, agent: _Agent, *, with_descendants: bool) -> None:
-        record.bound_agent = agent.ref
-        record.origin = proc.cgroup_path(agent.pid)
-        if record.kind is SessionKind.OUTSIDE:
-            return
-        try:
-            record.agent.move(agent.pid)
-        except ProcessLookupError:
-            raise _no_agent("the process has ended", agent.pid) from None
-        if ProcessRef.of(agent.pid) != agent.ref:
-            raise _no_agent("the process has ended", agent.pid)
-        if with_descendants:
-            self._move_descendants(record.agent, agent.pid)
+    def _agent(self, fd: int | None) -> AgentProcess | None:
+        return None if fd is None else checked_agent(fd, self._places.taken)
 
     @staticmethod
-    def _move_descendants(agent_cgroup: CgroupLike, pid: int) -> None:
-        """New children are born in agent/ already; repeat until no old one is left."""
-        moved = {pid}
-        for _ in range(_DRAIN_ROUNDS):
-            family, queue = set[int](), [pid]
-            while queue:
-                parent = queue.pop()
-                for child in proc.children(parent):
-                    if child not in family:
-                        family.add(child)
-                        queue.append(child)
-            if family <= moved:
-                return
-            for child in family - moved:
-                with contextlib.suppress(ProcessLookupError):
-                    agent_cgroup.move(child)
-                moved.add(child)
-
-    def _judge_containment(self, record: SessionRecord, agent: _Agent | None) -> None:
-        """Contained is who has no cgroupfs write access, no CAP_SYS_ADMIN, no engine socket."""
-        if agent is None:
-            reason = "no agent is bound: what runs in the session is not known to be confined"
-            record.containment, record.containment_reason = Containment.ADVISORY, reason
-        elif agent.uid == 0 and proc.namespace_id(agent.pid, "user") == proc.namespace_id(
-            "self", "user"
-        ):
-            reason = "the agent runs as root on the host and can write the cgroup files itself"
-            record.containment, record.containment_reason = Containment.ADVISORY, reason
-        else:
-            reason = f"the agent runs as uid {agent.uid} without write access to the cgroup files"
-            record.containment, record.containment_reason = Containment.ENFORCED, reason
-
-    def tree_path(self) -> str:
-        """Path of the tree in the v2 hierarchy, as /proc/PID/cgroup shows it."""
-        mount = proc.cgroup2_mount_point() or "/sys/fs/cgroup"
-        return self._root.path.removeprefix(mount.rstrip("/"))
+    def _bind(record: SessionRecord, agent: AgentProcess, *, with_descendants: bool) -> None:
+        record.bound_agent = agent.ref
+        if record.in_place is not None:
+            return  # one inside moved with its cgroup
+        record.origin = proc.cgroup_path(agent.pid)
+        if record.kind is SessionKind.INSIDE:
+            move_in(record.agent, agent, with_descendants=with_descendants)
 
     def _watch_agent(self, record: SessionRecord) -> None:
         fd = record.bound_agent.open() if record.bound_agent else None
@@ -306,13 +351,14 @@ class Sessions:
 
     def _forget(self, record: SessionRecord) -> None:
         self._unwatch(record.name)
+        self._core.in_place.pop(record.in_place or "", None)
         if self._core.sessions.pop(record.name, None) is not None:
             self._core.feed(i.SessionEnd(self._core.clock.now_ns(), record.name))
 
     async def _remove_cgroups(self, record: SessionRecord) -> None:
         for _ in range(200):
             try:
-                record.cgroup.remove_tree()
+                self._give_back(record)
                 break
             except CgroupGoneError:
                 break
@@ -332,32 +378,18 @@ class Sessions:
                 for pid in record.agent.procs():
                     origin.move(pid)
         with contextlib.suppress(OSError):
-            record.cgroup.remove_tree()
+            self._give_back(record)
         self._close(record)
+
+    def _give_back(self, record: SessionRecord) -> None:
+        if record.in_place is None:
+            record.cgroup.remove_tree()
+            return
+        in_place.merge(record.cgroup, record.was)
+        in_place.forget_link(self._root, record.name)
 
     @staticmethod
     def _close(record: SessionRecord) -> None:
         for cgroup in (record.background, record.tools, record.agent, record.cgroup):
             if cgroup is not None:
                 cgroup.close()
-
-    def _every_cgroup(self, cgroup: CgroupLike) -> list[CgroupLike]:
-        found = [cgroup]
-        for name in cgroup.children():
-            with contextlib.suppress(CgroupGoneError):
-                found += self._every_cgroup(cgroup.child(name))
-        return found
-
-
-def _exists(name: str) -> ProtocolError:
-    return ProtocolError(
-        Kind.ALREADY_EXISTS, f"there is a session '{name}' already", field="name", value=name,
-        remedy="choose another name or end that session",
-    )  # fmt: skip
-
-
-def _no_agent(why: str, pid: int | None) -> ProtocolError:
-    return ProtocolError(
-        Kind.TARGET_REFUSED, f"cannot take this process as the agent: {why}", field="pid",
-        value=pid, remedy="name a live process that belongs to no session",
-    )  # fmt: skip

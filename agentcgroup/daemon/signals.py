@@ -14,7 +14,7 @@ from ..bpf.kernel_events import KernelEvents
 from ..cgroupfs import files
 from ..cgroupfs.api import CgroupLike
 from ..cgroupfs.watch import PsiTrigger, Watcher
-from ..errors import CgroupGoneError, NotSupportedError
+from ..errors import CgroupGoneError, InvalidValueError, NotSupportedError
 from ..log import get_logger
 from ..policy.feedback import plain_command
 from ..policy.pacing import FASTEST_LOOK_NS
@@ -47,6 +47,7 @@ class Signals:
         self._bpf: KernelEvents | None = None
         self._watcher: Watcher | None = None
         self._triggers: dict[str, PsiTrigger] = {}
+        self._places: dict[str, int] = {}
         self.missing: dict[str, str] = {}
         self._told_dropped = 0
 
@@ -97,6 +98,8 @@ class Signals:
 
     def watch_session(self, session: SessionRecord) -> None:
         """Pressure in tools/ that no leaf's line explains (page cache of ended calls)."""
+        if self._bpf is not None and session.in_place is not None:
+            self._watch_place(self._bpf, session, session.in_place)
         if self._watcher is None:
             return
         try:
@@ -107,7 +110,19 @@ class Signals:
         self._triggers[session.name] = trigger
         self._loop.add_reader(trigger.fileno(), self._on_psi, session.name)
 
+    def _watch_place(self, bpf: KernelEvents, session: SessionRecord, path: str) -> None:
+        """It is not below the tree, which is watched as a whole."""
+        try:
+            bpf.add_root(session.cgroup.id, path.count("/"))
+        except (OSError, InvalidValueError) as error:
+            _log.warning("memory events of session %s are not heard: %s", session.name, error)
+            return
+        self._places[session.name] = session.cgroup.id
+
     def unwatch_session(self, name: str) -> None:
+        place = self._places.pop(name, None)
+        if place is not None and self._bpf is not None:
+            self._bpf.remove_root(place)
         trigger = self._triggers.pop(name, None)
         if trigger is not None:
             self._loop.remove_reader(trigger.fileno())

@@ -14,6 +14,8 @@ from ..protocol.messages import SessionInfo
 from ..types.sessions import Mode
 from .core import Core
 from .cpu_scheduler import CpuScheduler
+from .exec_calls import ExecCalls
+from .exec_source import connector_finding
 from .memcg_hooks import MemcgHooks
 from .signals import Signals
 
@@ -31,6 +33,9 @@ class Status:
         mode: Mode,
         guardian_pid: Callable[[], int | None],
         server_stats: Callable[[], dict[str, int]],
+        supervised: Callable[[], dict[str, Any]],
+        containers: Callable[[], dict[str, Any]],
+        execs: ExecCalls,
     ) -> None:
         self._core = core
         self._root = root
@@ -40,6 +45,9 @@ class Status:
         self._mode = mode
         self._guardian_pid = guardian_pid
         self._server_stats = server_stats
+        self._supervised = supervised
+        self._containers = containers
+        self._execs = execs
         self._started_ns = core.clock.now_ns()
 
     def report(self, sessions: list[SessionInfo]) -> dict[str, Any]:
@@ -57,13 +65,21 @@ class Status:
             "layers": {
                 "memory": self._signals.layers() + self._cpu.memory_layers() + self._hooks.layers(),
                 "cpu": ["files", *self._cpu.layers()],
-                "boundary": ["declared"],
+                "boundary": self._execs.layers(),
             },
             "events_source": self._signals.source(),
-            "missing": self._signals.missing | self._hooks.missing | self._cpu.missing,
+            "missing": {
+                **self._signals.missing,
+                **self._hooks.missing,
+                **self._cpu.missing,
+                **self._execs.missing,
+            },
             "bpf": {"programs": self._signals.programs(), "dropped": self._signals.dropped()},
             "memcg_ops": self._hooks.report(),
             "scheduler": self._cpu.report(),
+            "boundary": self._execs.report(),
+            "supervisor": self._supervised(),
+            "containers": self._containers(),
             "guardian_pid": self._guardian_pid(),
             "decisions": self._core.decisions.counts,
             "server": self._server_stats(),
@@ -76,6 +92,7 @@ class Status:
 
         found = [(c.name, c.answer.value, c.reason) for c in probe_files(self._root)]
         found += [(f"bpf {f.name}", f.answer.value, f.reason) for f in probe_bpf()]
+        found.append(("process connector", *connector_finding()))
         found.append(("scheduler", *self._cpu.finding()))
         return {
             "capabilities": [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
 from ..cgroupfs import pidfd, proc, whereabouts
 from ..cgroupfs.api import CgroupLike
@@ -19,7 +20,9 @@ from ..protocol.messages import Access
 from .identity import Identity
 from .records import ProcessRef
 
-__all__ = ["Target", "check_target", "confirm_place", "place"]
+__all__ = [
+    "Target", "check_target", "confirm_place", "exit_of", "owner_of", "place", "received_target",
+]  # fmt: skip
 
 
 class Target:
@@ -41,14 +44,40 @@ class Target:
             self.fd = -1
 
 
+def received_target(
+    fd: int | None,
+    identity: Identity,
+    own_cgroups: tuple[str, ...],
+    taken: Callable[[str], bool],
+    *,
+    outside: bool,
+) -> Target:
+    """What came with a request, checked; owns `fd`. See `check_target`."""
+    if fd is None:
+        raise ProtocolError(
+            Kind.BAD_DESCRIPTOR, "tool.begin needs the pidfd of the waiting child",
+            field="pidfd", remedy="send it by SCM_RIGHTS with the first byte of the message",
+        )  # fmt: skip
+    try:
+        return check_target(fd, identity, own_cgroups, taken, outside=outside)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
 def check_target(
-    fd: int, identity: Identity, own_cgroups: tuple[str, ...], tree_path: str, *, outside: bool
+    fd: int,
+    identity: Identity,
+    own_cgroups: tuple[str, ...],
+    taken: Callable[[str], bool],
+    *,
+    outside: bool,
 ) -> Target:
     """`own_cgroups`: where the caller's own processes stand in the tree; `outside`: the
     target may also be in no session at all (the caller is an administrator or an agent
     outside of its session).
 
-    `tree_path` is the tree's path in the v2 hierarchy. Raises target_refused.
+    `taken`: is a cgroup the tree's or a session's? Raises target_refused.
     """
     found = pidfd.info(fd)
     where = whereabouts.path_of(fd, found)
@@ -64,14 +93,37 @@ def check_target(
         raise _refused("it runs as another user", pid)
     if where is None:
         raise _refused("its cgroup can't be read", pid)
-    in_tree = where == tree_path or where.startswith(tree_path + "/")
-    if where not in own_cgroups and (in_tree or not outside):
+    if where not in own_cgroups and (not outside or taken(where)):
         raise _refused("it stands in a cgroup that is not the caller's", pid)
     ref = ProcessRef.of_pidfd(fd, pid)
     # Last: whatever was read above by number belonged to it if it lives now.
     if ref is None or not pidfd.is_alive(fd):
         raise _refused("the process has ended", pid)
     return Target(fd, ref)
+
+
+def owner_of(identity: Identity) -> ProcessRef:
+    """Whose call it will be. Raises no_identity for one that has ended."""
+    owner = ProcessRef.of_pidfd(identity.pidfd, identity.pid)
+    if owner is None:
+        raise ProtocolError(
+            Kind.NO_IDENTITY, "the calling process has ended", field="connection",
+            value=identity.pid, remedy="keep it alive until the answer",
+        )  # fmt: skip
+    return owner
+
+
+def exit_of(fd: int, pid: int) -> tuple[int | None, int | None] | None:
+    """Exit code or signal of a process that ended, whether it was reaped or not; None if the
+    kernel tells it to its parent alone."""
+    status = pidfd.exit_status(fd)
+    if status is None:
+        status = proc.zombie_status(pid)
+    if status is None:  # reaped in between
+        status = pidfd.exit_status(fd)
+    if status is None:
+        return None
+    return (None, status & 0x7F) if status & 0x7F else (status >> 8 & 0xFF, None)
 
 
 def _info_from_proc(fd: int) -> PidInfo:

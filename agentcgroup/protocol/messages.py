@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..errors import InvalidValueError
 from ..types.intents import Cores, Duration, Intent, Priority, Size
 from ..types.outcomes import Outcome
-from ..types.sessions import Mode, SessionName, SessionSpec
+from ..types.sessions import Boundary, Mode, ProgramNames, SessionName, SessionSpec
 from ..types.steps import StepReport
 from ..types.validation import WireModel
 
@@ -58,9 +58,18 @@ class SessionRefOrOwn(WireModel):
 
 
 class SessionAdopt(SessionSpec):
-    """With a pidfd, or `pid` in the daemon's pid namespace."""
+    """A process: with a pidfd, or `pid` in the daemon's pid namespace. In place: a container
+    (name or id), or a cgroup (path below the mount); the process is then its agent."""
 
     pid: Annotated[int, Field(ge=1)] | None = None
+    container: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    cgroup: Annotated[str, Field(min_length=2, max_length=4096, pattern="^/")] | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SessionAdopt:
+        if self.container is not None and self.cgroup is not None:
+            raise InvalidValueError("cgroup", self.cgroup, "name a container or a cgroup, not both")
+        return self
 
 
 class SessionUpdate(WireModel):
@@ -71,6 +80,9 @@ class SessionUpdate(WireModel):
     cpu: Cores | None = None
     pids_max: Annotated[int, Field(ge=16, le=4194304)] | None = None
     mode: Mode | None = None
+    boundary: Boundary | None = None
+    boundary_programs: ProgramNames | None = None
+    boundary_ignore: ProgramNames | None = None
 
 
 class SessionInfo(_Result):
@@ -83,9 +95,12 @@ class SessionInfo(_Result):
     kind: str
     priority: str
     mode: str
+    boundary: str = "declared"
     containment: str
     containment_reason: str
     cgroup: str
+    container: str | None = None
+    paused: bool = False
     ephemeral: bool = False
     memory_bytes: int | None = None
     memory_reserve_bytes: int | None = None
@@ -102,6 +117,8 @@ class SessionInfo(_Result):
     queued: int = 0
     created_epoch_s: float = 0.0
     labels: dict[str, str] = {}
+    steps: int = 0
+    energy_j: float | None = None
 
 
 class SessionResult(_Result):
@@ -140,7 +157,8 @@ class IntentResult(_Result):
 
 
 class ToolBegin(WireModel):
-    """Carries the waiting child's pidfd, unless `shell` (which has no child)."""
+    """Carries the waiting child's pidfd; with `shell`, that of a persistent shell, whose commands
+    are placed and which itself is not."""
 
     key: Key
     intent: Intent = Intent()
@@ -252,6 +270,7 @@ class AdviceResult(_Result):
     score: float | None = None
     threshold: float | None = None
     reason: str = ""
+    predictor: str = ""
 
 
 class Subscribe(WireModel):

@@ -35,6 +35,8 @@ class Code(StrEnum):
     NO_MEMORY_FREE = "no_memory_free"
     BEHIND_OTHERS = "behind_others"
     OVER_BUDGET = "over_budget"
+    REPEATS_OOM = "repeats_oom"
+    REPLANNED = "replanned"
     WAITED_TOO_LONG = "waited_too_long"
     GROWING = "growing"
     UNUSED = "unused"

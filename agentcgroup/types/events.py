@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["ExecEvent", "ExitEvent", "KernelEvent", "MemoryEvent", "MemoryKind", "OomEvent"]
+__all__ = [
+    "BoundaryEvent", "ExecEvent", "ExitEvent", "KernelEvent", "MemoryEvent", "MemoryKind",
+    "OomEvent",
+]  # fmt: skip
 
 
 class MemoryKind(StrEnum):
@@ -71,4 +74,24 @@ class MemoryEvent:
     max_bytes: int | None = None
 
 
-KernelEvent = ExecEvent | ExitEvent | OomEvent | MemoryEvent
+@dataclass(frozen=True, slots=True)
+class BoundaryEvent:
+    """A process of an agent became a program that begins a tool call.
+
+    `cgroup_id` is the agent's. `start_ticks`: of its birth, as /proc/PID/stat has it. `stopped`:
+    it stands still until it is continued. `shell_pid`: the persistent shell that it descends
+    from, None if none.
+    """
+
+    t_ns: int
+    pid: int
+    ppid: int
+    start_ticks: int
+    cgroup_id: int
+    command: str
+    filename: str
+    stopped: bool
+    shell_pid: int | None = None
+
+
+KernelEvent = ExecEvent | ExitEvent | OomEvent | MemoryEvent | BoundaryEvent

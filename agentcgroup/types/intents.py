@@ -45,10 +45,11 @@ class Priority(StrEnum):
     NORMAL = "normal"
     LOW = "low"
 
-    @property
-    def rank(self) -> int:
-        """0 is the most important."""
-        return ("high", "normal", "low").index(self.value)
+    rank: int
+
+    def __init__(self, word: str) -> None:
+        """`rank` 0 is the most important. Asked for at every turn, so worked out once."""
+        self.rank = ("high", "normal", "low").index(word)
 
 
 class Latency(StrEnum):

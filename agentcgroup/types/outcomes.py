@@ -13,7 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["BiggestProcess", "Level", "Outcome", "Reason", "Retry"]
+from ..errors import EXIT_REFUSED
+
+__all__ = ["EXIT_OF_REASON", "BiggestProcess", "Level", "Outcome", "Reason", "Retry"]
 
 
 class Reason(StrEnum):
@@ -25,6 +27,16 @@ class Reason(StrEnum):
     REFUSED = "refused"
     STOPPED_BY_SUPERVISOR = "stopped_by_supervisor"
     LOST = "lost"
+
+
+# What a command's exit status becomes, where the reason says more than the status does.
+EXIT_OF_REASON = {
+    Reason.OOM_KILLED: 137,
+    Reason.KILLED_BY_POLICY: 137,
+    Reason.TIMED_OUT: 124,
+    Reason.STOPPED_BY_SUPERVISOR: 143,
+    Reason.REFUSED: EXIT_REFUSED,
+}
 
 
 class Level(StrEnum):

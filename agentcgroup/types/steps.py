@@ -13,6 +13,10 @@ from .validation import WireModel
 __all__ = ["Advice", "StepReport"]
 
 
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+
+
 class Advice(StrEnum):
     CONTINUE = "continue"
     ANSWER_NOW = "answer_now"
@@ -20,16 +24,20 @@ class Advice(StrEnum):
 
 
 class StepReport(WireModel):
-    """Token counts are per step; `energy_j` in joules, `cost_usd` in US dollars."""
+    """Token counts are per step; `energy_j` in joules, `cost_usd` in US dollars.
+
+    `thought_tokens`: those before the first code or tool call. `logprobs`: natural logarithms.
+    """
 
     session: str | None = None
-    step: Annotated[int, Field(ge=0)]
-    prompt_tokens: Annotated[int, Field(ge=0)]
-    completion_tokens: Annotated[int, Field(ge=0)]
+    step: Count
+    prompt_tokens: Count
+    completion_tokens: Count
+    thought_tokens: Count | None = None
     logprobs: list[float] | None = None
     logprob_summary: dict[str, float] | None = None
     text: Annotated[str, Field(max_length=262144)] | None = None
     shingles: list[int] | None = None
     tool_calls: list[str] = []
-    energy_j: Annotated[float, Field(ge=0)] | None = None
-    cost_usd: Annotated[float, Field(ge=0)] | None = None
+    energy_j: Amount | None = None
+    cost_usd: Amount | None = None

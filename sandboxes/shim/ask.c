@@ -8,6 +8,7 @@
 
 #define CONNECT_MS 2000
 #define PROBE_INTERVAL_MS 2000
+#define NOT_A_CALL "no tool call"
 
 /* A daemon that takes requests and never answers must not hold a command for ever. */
 static bool daemon_hangs(void)
@@ -46,7 +47,7 @@ static enum ask reach_daemon(int64_t deadline_ms, int *status)
 			say("cannot use ", run.sockets.path[0], ": ", error_text(error),
 			    "; ask the host's administrator for access to the agent socket", NULL);
 			*status = EXIT_NOT_PERMITTED;
-			return ASK_EXIT;
+			return run.options.shell ? unmanaged(NOT_A_CALL, status) : ASK_EXIT;
 		}
 		if (now >= deadline_ms) {
 			char why[256];
@@ -116,9 +117,11 @@ static enum ask refused(int *status)
 	if (first_refusal.size && reply_is_about_identity(run.line)) {
 		say_foreign(first_refusal.line, first_refusal.size);
 		*status = first_refusal.status;
-		return ASK_EXIT;
+		return run.options.shell ? unmanaged(NOT_A_CALL, status) : ASK_EXIT;
 	}
 	say_error("");
+	if (run.options.shell && !reply_is_refusal(run.line))
+		return unmanaged(NOT_A_CALL, status);
 	if (reply_is_refusal(run.line))
 		write_refusal();
 	return ASK_EXIT;

@@ -69,15 +69,22 @@ int child_become(struct child *child, char **command)
 /* The child's whole life before exec; it also ends when the shim does. */
 __attribute__((noreturn)) static void hold(struct child *child, int fd, char **command)
 {
-	char byte;
+	struct budget budget;
 	ssize_t n;
 
 	close(child->hold_fd);
 	sigprocmask(SIG_SETMASK, &child->mask, NULL);
 	do
-		n = read(fd, &byte, 1);
+		n = read(fd, &budget, sizeof(budget));
 	while (n < 0 && errno == EINTR);
-	_exit(n == 1 ? child_become(child, command) : EXIT_SHIM_FAILED);
+	if (n != sizeof(budget))
+		_exit(EXIT_SHIM_FAILED);
+	{
+		char *room[budget_room()];
+
+		budget_apply(&budget, room);
+		_exit(child_become(child, command));
+	}
 }
 
 bool child_start(struct child *child, char **command)
@@ -100,10 +107,10 @@ bool child_start(struct child *child, char **command)
 	return pid > 0;
 }
 
-void child_release(struct child *child)
+void child_release(struct child *child, const struct budget *budget)
 {
 	/* A child that is gone already shows up as SIGCHLD; SIGPIPE is blocked. */
-	while (write(child->hold_fd, "g", 1) < 0 && errno == EINTR)
+	while (write(child->hold_fd, budget, sizeof(*budget)) < 0 && errno == EINTR)
 		;
 	close(child->hold_fd);
 	child->hold_fd = -1;

@@ -7,12 +7,13 @@
 #include <sys/signalfd.h>
 #include <sys/types.h>
 
+#include "budget.h"
 #include "text.h"
 
 struct child {
 	pid_t pid; /* 0: not started */
 	int pidfd;
-	int hold_fd; /* write end: one byte lets it go, closing it ends it; -1 when released */
+	int hold_fd; /* write end: a budget lets it go, closing it ends it; -1 when released */
 	int signal_fd;
 	bool ended;
 	int exit_code; /* -1: ended by the signal below */
@@ -27,7 +28,8 @@ bool child_prepare(struct child *child);
 /* Forks the waiting child. False with a line on stderr. */
 bool child_start(struct child *child, char **command);
 
-void child_release(struct child *child);
+/* Lets it go, with this in its environment. */
+void child_release(struct child *child, const struct budget *budget);
 
 /* Ends a child that was not released. */
 void child_discard(struct child *child);
@@ -49,6 +51,9 @@ int child_become(struct child *child, char **command);
 
 /* Becomes the command; on failure a line on stderr and 127 or 126. */
 int exec_command(char **command);
+
+/* Becomes an interactive shell; `login`: called with a dash, as login(1) does. */
+int exec_shell(char **command, bool login);
 
 /* Waits for one byte on the descriptor, then becomes the command. */
 int exec_after_hold(const char *fd_text, char **command);

@@ -38,14 +38,14 @@ static int try_exec(const char *path, char **command)
 }
 
 /* The errno that tells most: a file that may not be run beats one that is not there. */
-static int search_exec(char **command)
+static int search_exec(const char *program, char **command)
 {
 	const char *path = getenv("PATH");
 	int error = ENOENT;
 
-	if (strchr(command[0], '/'))
-		return try_exec(command[0], command);
-	if (!*command[0])
+	if (strchr(program, '/'))
+		return try_exec(program, command);
+	if (!*program)
 		return ENOENT;
 	if (!path)
 		path = "/bin:/usr/bin";
@@ -58,7 +58,7 @@ static int search_exec(char **command)
 		text.capacity--;
 		text_add_bytes(&text, path, size);
 		text_add(&text, size ? "/" : "./");
-		text_add(&text, command[0]);
+		text_add(&text, program);
 		if (!text.full) {
 			int tried = try_exec(text_string(&text), command);
 
@@ -75,7 +75,7 @@ static int search_exec(char **command)
 
 int exec_command(char **command)
 {
-	int error = search_exec(command);
+	int error = search_exec(command[0], command);
 	bool missing = error == ENOENT || error == ENOTDIR;
 
 	if (missing && !strchr(command[0], '/'))
@@ -83,4 +83,22 @@ int exec_command(char **command)
 	else
 		say(command[0], ": ", error_text(error), NULL);
 	return missing ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
+}
+
+int exec_shell(char **command, bool login)
+{
+	char name[MAX_PATH_BYTES];
+	struct text text = TEXT_IN(name);
+	const char *slash = strrchr(command[0], '/');
+	char *program = command[0];
+	int error;
+
+	if (!login)
+		return exec_command(command);
+	text_add(&text, "-");
+	text_add(&text, slash ? slash + 1 : program);
+	command[0] = (char *)text_string(&text);
+	error = search_exec(program, command);
+	say(program, ": ", error_text(error), NULL);
+	return EXIT_NOT_FOUND;
 }

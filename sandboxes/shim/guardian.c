@@ -4,8 +4,8 @@
  *
  * The daemon writes a byte to a FIFO again and again: 'h' it lives, 'q' it leaves in
  * good order. When that stops, everything the daemon holds back is let go within the
- * limits that the kernel keeps: frozen leaves thaw, grants rise to a share of what is
- * free, and an epoch tells a returning daemon that its picture is old. Repeated each
+ * limits that the kernel keeps: frozen leaves thaw, commands that were stopped at their
+ * exec go on, grants rise to a share of what is free, and an epoch tells a returning daemon that its picture is old. Repeated each
  * second (or timeout, if that is shorter) until heartbeats are back. All memory is static, locked at the start.
  */
 #define _GNU_SOURCE
@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "guardian_stopped.h"
 #include "guardian_tree.h"
 #include "notify.h"
 
@@ -174,15 +175,32 @@ static void take_over(bool first, bool left)
 	char line[192];
 	struct text text = TEXT_IN(line);
 	struct relief done = { 0, 0 };
+	unsigned int continued;
 
 	tree_relieve(options.root, options.budget_bytes, first, &done);
-	if (!first && !done.thawed && !done.raised)
+	continued = stopped_continue(options.root, true);
+	if (!first && !done.thawed && !done.raised && !continued)
 		return;
 	text_add(&text, left ? "the daemon left" : "the daemon is silent");
 	add_count(&text, ": leaves thawed ", done.thawed);
 	add_count(&text, ", grants raised ", done.raised);
+	if (continued)
+		add_count(&text, ", stopped commands continued ", continued);
 	if (first)
 		add_count(&text, ", epoch ", tree_bump_epoch(options.root));
+	say(text_string(&text), NULL);
+}
+
+/* A daemon that lives may still have lost one. */
+static void continue_overdue(void)
+{
+	unsigned int continued = stopped_continue(options.root, false);
+	char line[96];
+	struct text text = TEXT_IN(line);
+
+	if (!continued)
+		return;
+	add_count(&text, "stopped commands continued after their time: ", continued);
 	say(text_string(&text), NULL);
 }
 
@@ -220,6 +238,7 @@ static int watch(void)
 				say("heartbeats are back", NULL);
 			silent = left = false;
 			beat_ms = now;
+			continue_overdue();
 		} else if (silent ? now >= acted_ms + repeat_ms : now >= beat_ms + options.timeout_ms) {
 			take_over(!silent, left);
 			silent = true;

@@ -13,6 +13,7 @@
 
 #include "json.h"
 
+#define XATTR_ADOPTED "trusted.agentcgroup.adopted."
 #define XATTR_SESSION "trusted.agentcgroup.session"
 #define XATTR_EPOCH "trusted.agentcgroup.epoch"
 #define XATTR_EPOCH_TIME "trusted.agentcgroup.epoch_time_ns"
@@ -229,6 +230,41 @@ static void visit_session(int session, const char *name, struct visit *visit)
 	close(tools);
 }
 
+/*
+ * Sessions that were adopted in place stand elsewhere: an attribute of the root for each holds
+ * its directory.
+ */
+static void visit_adopted(int root, const char *name, struct visit *visit)
+{
+	static char names[65536];
+	char path[4096];
+	ssize_t size = flistxattr(root, names, sizeof(names)), n;
+
+	if (size < 0) {
+		complain(name, "the list of adopted cgroups");
+		return;
+	}
+	for (const char *at = names; at < names + size; at += strlen(at) + 1) {
+		int fd;
+
+		if (strncmp(at, XATTR_ADOPTED, sizeof(XATTR_ADOPTED) - 1) != 0)
+			continue;
+		n = fgetxattr(root, at, path, sizeof(path) - 1);
+		if (n < 0) {
+			complain(name, at);
+			continue;
+		}
+		path[n] = '\0';
+		fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fd < 0) {
+			complain(path, "the directory");
+			continue;
+		}
+		visit_session(fd, path, visit);
+		close(fd);
+	}
+}
+
 static uint64_t host_budget_bytes(void)
 {
 	char text[512];
@@ -261,6 +297,7 @@ void tree_relieve(const char *root, uint64_t budget_bytes, bool all, struct reli
 		}
 		visit.rank = rank;
 		walk(fd, buffer, sizeof(buffer), visit_session, &visit);
+		visit_adopted(fd, root, &visit);
 		if (rank < 0) {
 			if (read_bytes(fd, "memory.max", &limit) && limit != NO_LIMIT)
 				budget_bytes = limit;

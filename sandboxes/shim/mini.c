@@ -272,9 +272,19 @@ int mlockall(int flags)
 	return (int)CALL3(SYS_mlockall, flags, 0, 0);
 }
 
+ssize_t getxattr(const char *path, const char *name, void *value, size_t size)
+{
+	return CALL4(SYS_getxattr, path, name, value, size);
+}
+
 ssize_t fgetxattr(int fd, const char *name, void *value, size_t size)
 {
 	return CALL4(SYS_fgetxattr, fd, name, value, size);
+}
+
+ssize_t flistxattr(int fd, char *list, size_t size)
+{
+	return CALL3(SYS_flistxattr, fd, list, size);
 }
 
 int fsetxattr(int fd, const char *name, const void *value, size_t size, int flags)

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "json.h"
+#include "shell.h"
 #include "values.h"
 
 #define DEFAULT_RECONNECT_MS 30000
@@ -63,6 +64,9 @@ static const char usage[] =
 	"  --json-outcome FILE    writes how the call ended\n"
 	"  --require              exits 69 without a daemon instead of running unmanaged\n"
 	"  --hold-fd FD           waits for one byte on FD, then runs COMMAND (no tool call)\n"
+	"\n"
+	"With a shell's options (-c TEXT, -l …), or called by a name that ends in sh, it is a shell\n"
+	"for SHELL=: bash (or AGENTCGROUP_SHELL) with these arguments, as a tool call.\n"
 	"\n"
 	"Exit status: the command's own; 124 timed out, 137 killed, 143 stopped,\n"
 	"75 refused, 77 not permitted, 78 not possible here, 2 usage, 69 no daemon.\n";
@@ -145,11 +149,49 @@ static int read_environment(struct options *options)
 	return EXIT_BAD_CONFIG;
 }
 
+static int parse_shell(struct options *options, char **argv, int first)
+{
+	int status = shell_options(options, argv[0], argv + first);
+
+	return status < 0 && !options->interactive ? read_environment(options) : status;
+}
+
+/* `memory_max`, `memory-max` and `--memory-max` are the same field; so are timeout and timeout_s. */
+static bool is_field(const char *field, const char *name)
+{
+	while (*name == '-')
+		name++;
+	for (; *name; name++, field++)
+		if (*field != (*name == '-' ? '_' : *name))
+			return false;
+	return !*field || !strcmp(field, "_s");
+}
+
+const char *options_set(struct options *options, char *name, char *equals)
+{
+	const char *remedy = "there is no such field; see agentcgroup-run --help";
+
+	*equals = 0;
+	for (int i = 0; i < OPTION_INTENTS; i++) {
+		if (!is_field(known[i].field, name))
+			continue;
+		remedy = value_remedy(known[i].kind, equals + 1);
+		if (!remedy)
+			options->value[i] = equals + 1;
+		break;
+	}
+	if (remedy)
+		*equals = '=';
+	return remedy;
+}
+
 int options_parse(struct options *options, int argc, char **argv)
 {
 	int i;
 
-	for (i = 1; i < argc && argv[i][0] == '-'; i++) {
+	if (shell_is_name(argv[0]))
+		return parse_shell(options, argv, 1);
+	for (i = 1; i < argc && (argv[i][0] == '-' || argv[i][0] == '+'); i++) {
 		const char *attached, *remedy;
 		int option;
 
@@ -157,6 +199,8 @@ int options_parse(struct options *options, int argc, char **argv)
 			i++;
 			break;
 		}
+		if (shell_is_option(argv[i]))
+			return parse_shell(options, argv, i);
 		if (!strcmp(argv[i], "--help"))
 			return show_usage();
 		if (!strcmp(argv[i], "--require")) {

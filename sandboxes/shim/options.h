@@ -43,12 +43,18 @@ enum option {
 struct options {
 	const char *value[OPTION_COUNT]; /* NULL: not given */
 	bool require;
+	bool shell;	  /* the command is a shell that somebody takes this program for */
+	bool interactive; /* and nobody's tool call */
+	bool login;	  /* its name begins with a dash */
 	char **command;
 	int64_t reconnect_ms;
 };
 
 /* Returns -1 to go on, else the exit status to leave with. */
 int options_parse(struct options *options, int argc, char **argv);
+
+/* Sets a field of the intent by its name, `name=value`; NULL or what would be accepted. */
+const char *options_set(struct options *options, char *name, char *equals);
 
 /* Adds the intent as a JSON object, with the command line as its `command`. */
 void options_add_intent(const struct options *options, struct text *out);

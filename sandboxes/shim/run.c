@@ -167,11 +167,14 @@ int main(int argc, char **argv)
 {
 	int status;
 	enum ask asked;
+	struct budget budget = { 0 };
 
 	fill_standard_fds();
 	status = options_parse(&run.options, argc, argv);
 	if (status >= 0)
 		return status;
+	if (run.options.interactive)
+		return exec_shell(run.options.command, run.options.login);
 	if (run.options.value[OPTION_HOLD_FD])
 		return exec_after_hold(run.options.value[OPTION_HOLD_FD], run.options.command);
 	run.outcome_fd = run.probe_fd = run.link.fd = -1;
@@ -185,7 +188,8 @@ int main(int argc, char **argv)
 	asked = ask(&status);
 	if (asked == ASK_MANAGED) {
 		run.contacted = true;
-		child_release(&run.child);
+		budget_read(run.line, &budget);
+		child_release(&run.child, &budget);
 		run_until_end(true);
 		status = finish();
 	} else if (asked == ASK_EXIT) {
@@ -197,7 +201,7 @@ int main(int argc, char **argv)
 	link_close(&run.link);
 	if (!run.child.pid)
 		return child_become(&run.child, run.options.command);
-	child_release(&run.child);
+	child_release(&run.child, &budget);
 	run_until_end(false);
 	return child_status(&run.child);
 }

@@ -10,11 +10,13 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forked import CGROUPFS, Ended, agentcgroup, contents, program_pids
 from harness import PrivateDaemon, read_value, until
 
+from agentcgroup.client.steps import in_thread
 from agentcgroup.errors import InvalidValueError, RemoteError
 
 pytestmark = pytest.mark.guest
@@ -75,6 +77,11 @@ def refused(ended: Ended, status: int, *words: str) -> None:
     says(ended.stderr, *words)
 
 
+def as_admin(daemon: PrivateDaemon, method: str, params: dict[str, Any]) -> None:
+    """Past the client's own checks."""
+    in_thread(daemon.client._channels.admin.request(method, params))
+
+
 def on(daemon: PrivateDaemon, *arguments: str) -> Ended:
     return agentcgroup(*arguments, AGENTCGROUP_SOCKET=str(daemon.socket))
 
@@ -119,7 +126,7 @@ def test_unknown_fields_are_refused_by_name(daemon: PrivateDaemon) -> None:
             ({"session": "s"}, "key"),
         ):
             with pytest.raises(RemoteError) as told:
-                daemon.client._channels.as_admin("tool.begin", params)
+                as_admin(daemon, "tool.begin", params)
             assert (told.value.kind, told.value.field) == ("invalid_params", field)
             assert told.value.remedy and field in str(told.value)
     assert daemon.client.calls("s", ended=False) == []
@@ -148,7 +155,7 @@ def test_session_names(daemon: PrivateDaemon) -> None:
                 daemon.client.create_session(name)
             assert caught.value.field == "name" and remedy in caught.value.remedy
             with pytest.raises(RemoteError) as told:
-                daemon.client._channels.as_admin("session.create", {"name": name})
+                as_admin(daemon, "session.create", {"name": name})
             assert (told.value.kind, told.value.field) == ("invalid_params", "name")
             shim = daemon.shim("true", options=[f"--session={name}"])
             assert shim.wait() == 2, name
@@ -359,7 +366,6 @@ def test_traces_without_samples(tmp_path: Path) -> None:
         (empty, ["'" + str(empty)[:40], "resources.json"]),
         (hollow, ["samples", "resources.json", "choose a task directory"]),
         (broken, ["resources.json", "must be JSON"]),
-        (line, ["line.jsonl", "samples"]),
         (tmp_path / "none", ["none", "no such file"]),
     )
     with unchanged(tmp_path):
@@ -369,6 +375,11 @@ def test_traces_without_samples(tmp_path: Path) -> None:
             shown = agentcgroup("trace", "replay", str(trace), "--policy", "none",
                                 "--total-memory", "256M", "--json", str(out / "r"))  # fmt: skip
             refused(shown, 78, *words)
+        shown = agentcgroup("trace", "import", str(line), "--out", str(out / "t.jsonl"))
+        refused(shown, 78, "source", "needs no import")
+        shown = agentcgroup("trace", "replay", str(line), "--policy", "none",
+                            "--total-memory", "256M", "--json", str(out / "r"))  # fmt: skip
+        refused(shown, 78, "line.jsonl: samples: cannot use '0'")
 
 
 # --- clients that go away

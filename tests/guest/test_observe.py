@@ -179,7 +179,7 @@ def test_a_session_of_its_own_mode(daemon: PrivateDaemon) -> None:
     assert read_value(daemon.root / "held", "memory.max") == "max"
     assert daemon.client.update_session("held", mode="enforce").mode == "enforce"
     assert read_value(daemon.root / "held", "memory.max") == str(128 * MIB)
-    assert hog(daemon, "held", 100, 0, "--memory-max", "32M").wait() == 137
+    assert hog(daemon, "held", 101, 0, "--memory-max", "32M").wait() == 137
     shim.process.terminate()
     assert shim.wait() == 143
     daemon.client.end_session("held")

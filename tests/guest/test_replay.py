@@ -14,11 +14,11 @@ import pytest
 
 from agentcgroup.replay.compare import compare
 from agentcgroup.replay.driver import run_policy
-from agentcgroup.replay.jobs import SessionJob, make_jobs
 from agentcgroup.replay.options import DeclaredIntent, Granularity, Policy, ReplayOptions
 from agentcgroup.replay.record import SessionRecording
 from agentcgroup.trace.convert import records_of
 from agentcgroup.trace.format import TraceWriter
+from agentcgroup.trace.jobs import SessionJob, make_jobs
 from agentcgroup.trace.load import load_session_trace
 from agentcgroup.trace.model import CallSpan, SessionTrace, split_calls
 from agentcgroup.types.intents import Priority

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -35,6 +36,28 @@ class TestProc:
         assert (found.pid, found.ppid, found.uid) == (child.pid, os.getpid(), os.getuid())
         assert found.start_ticks == proc.start_time_ticks(child.pid)
         assert not found.is_kthread
+        assert proc.state(child.pid) in ("R", "S", "D")
+
+    def test_who_stopped_and_who_is_about_to(self, child: subprocess.Popen[bytes]) -> None:
+        assert not proc.stop_is_pending(child.pid)
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        assert proc.state(child.pid) == "T"
+        assert not proc.stop_is_pending(child.pid)
+
+    def test_status_of_a_zombie(self, child: subprocess.Popen[bytes]) -> None:
+        assert proc.zombie_status(child.pid) is None
+        fd = pidfd.open_pidfd(child.pid)
+        try:
+            child.kill()
+            select.select([fd], [], [])
+            assert proc.zombie_status(child.pid) == signal.SIGKILL
+            child.wait()
+            assert proc.zombie_status(child.pid) is None
+            # Linux 6.15 and newer tell it afterwards, too.
+            assert pidfd.exit_status(fd) in (signal.SIGKILL, None)
+        finally:
+            os.close(fd)
 
     def test_child_is_listed_with_size_and_start(self, child: subprocess.Popen[bytes]) -> None:
         assert child.pid in proc.children(os.getpid())

@@ -16,7 +16,7 @@ from cli_fake import ROOT, Run, answer
 from client_fake_daemon import FakeDaemon, session_info
 
 from agentcgroup.cli import app as cli_app
-from agentcgroup.client import transport
+from agentcgroup.client import endpoint as endpoints
 from agentcgroup.protocol.errors import Kind
 from agentcgroup.protocol.messages import METHODS
 
@@ -39,13 +39,17 @@ def commands(app: Any) -> dict[str, Any]:
 
 
 def all_commands() -> dict[str, Any]:
-    return commands(cli_app.build_app(["trace"])) | commands(cli_app.build_app(["daemon"]))
+    found: dict[str, Any] = {}
+    for family in ("trace", "daemon", "supervisor"):
+        found |= commands(cli_app.build_app([family]))
+    return found
 
 
 def test_every_command_is_documented_and_has_help() -> None:
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     found = all_commands()
     assert {"run", "session run", "attach pid", "config check", "trace compare"} <= set(found)
+    assert {f"supervisor {verb}" for verb in ("train", "calibrate", "evaluate")} <= set(found)
     for name, command in found.items():
         assert f"agentcgroup {name}" in text, name
         assert command.help, name
@@ -74,10 +78,12 @@ def test_options_of_session_and_run_are_documented() -> None:
 
 def test_help_of_lazy_families_is_their_own() -> None:
     from agentcgroup.cli.daemon import daemon as daemon_command
+    from agentcgroup.cli.supervisor import app as supervisor_app
     from agentcgroup.cli.trace import app as trace_app
 
     assert (daemon_command.__doc__ or "").splitlines()[0] == cli_app.DAEMON_HELP
     assert trace_app.info.help == cli_app.TRACE_HELP
+    assert supervisor_app.info.help == cli_app.SUPERVISOR_HELP
     assert "trace" in commands(cli_app.build_app())
 
 
@@ -115,7 +121,7 @@ def test_session_create_update_end_detach(daemon: FakeDaemon, run: Run) -> None:
     answer(daemon, "session.end", {"session": "bob", "outcomes": [outcome]})
     assert run("session", "create", "--name", "bob", "--memory", "4G", "--cpu", "2")[0] == 0
     assert run("session", "update", "bob", "--priority", "low")[0] == 0
-    assert run("attach", "pid", str(os.getpid()), "--kind", "outside")[0] == 0
+    assert run("attach", "pid", str(os.getpid()), "--kind", "outside", "--stop-agent")[0] == 0
     assert run("detach", "bob")[1] == "session bob detached\n"
     assert run("session", "end", "bob")[1] == "session bob ended\nc-1: killed_by_policy\n"
     assert daemon.params("session.create") == [{"name": "bob", "memory": 4 << 30, "cpu": 2.0}]
@@ -123,6 +129,7 @@ def test_session_create_update_end_detach(daemon: FakeDaemon, run: Run) -> None:
     assert daemon.requests[-3][3] is None
     (adopted,) = [pid for _, method, _, pid in daemon.requests if method == "session.adopt"]
     assert adopted == os.getpid()
+    assert daemon.params("session.adopt") == [{"kind": "outside", "stop_agent": True}]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +175,7 @@ def test_refusals_become_exit_codes(daemon: FakeDaemon, run: Run, kind: Kind, st
 
 
 def test_absent_daemon_is_69(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "RETRY_S", 0.0)
+    monkeypatch.setattr(endpoints, "RETRY_S", 0.0)
     monkeypatch.setenv("AGENTCGROUP_SOCKET", str(tmp_path / "agent" / "x.sock"))
     status, _, err = run("status")
     assert status == 69 and "start agentcgroupd" in err

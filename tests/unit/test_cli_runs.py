@@ -14,7 +14,7 @@ from cli_fake import ROOT, Run, answer
 from client_fake_daemon import FakeDaemon, session_info
 
 from agentcgroup.cli import processes
-from agentcgroup.client import toolcall
+from agentcgroup.client import call_dialog
 from agentcgroup.protocol.errors import Kind
 
 pytest_plugins = ["cli_fixtures"]
@@ -72,7 +72,7 @@ def test_run_refused_is_75(daemon: FakeDaemon, run: Run, tmp_path: Path) -> None
 def test_run_require_without_daemon(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolcall, "RETRY_S", 0.0)
+    monkeypatch.setattr(call_dialog, "RETRY_S", 0.0)
     monkeypatch.setattr("agentcgroup.client.channels.RETRY_S", 0.0)
     monkeypatch.setenv("AGENTCGROUP_SOCKET", str(tmp_path / "x.sock"))
     assert run("run", "--require", "--", "true")[0] == 69
@@ -132,3 +132,47 @@ def test_signals_reach_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(process, "wait", go_and_wait)
         assert processes.wait_forwarding(process) == 5
         monkeypatch.undo()
+
+
+TELL = 'echo "$AGENTCGROUP_CPUS $AGENTCGROUP_MEMORY"'
+
+
+def test_commands_and_agents_are_told_what_they_may_use(
+    daemon: FakeDaemon, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(daemon, "session.create", {"session": session_info("s")})
+    answer(daemon, "session.end", {"session": "s", "outcomes": []})
+    monkeypatch.delenv("AGENTCGROUP_CPUS", raising=False)
+    monkeypatch.delenv("AGENTCGROUP_MEMORY", raising=False)
+    wishes = ("--cpu-max", "0.5", "--memory-max", "1G")
+    assert run("run", *wishes, "--", "sh", "-c", TELL)[1] == f"1 {1 << 30}\n"
+    monkeypatch.setenv("AGENTCGROUP_CPUS", "7")
+    assert run("run", "--", "sh", "-c", TELL)[1] == "7 \n"
+    budget = ("--cpu", "0.5", "--memory", "2G")
+    assert run("session", "run", *budget, "--", "sh", "-c", TELL)[1] == f"1 {2 << 30}\n"
+    code, _, err = run("session", "run", "--memory", "2Q", "--", "true")
+    assert code == 2 and "memory" in err
+
+
+def test_budget_before_acting(daemon: FakeDaemon, run: Run) -> None:
+    budget = {
+        "session": "s", "memory_bytes": 4 << 30, "memory_free_bytes": 3 << 30, "cpu": 0.5,
+        "granted_bytes": 0, "memory_current_bytes": 0, "calls": 0, "queued": 0,
+    }  # fmt: skip
+    answer(daemon, "session.budget", budget)
+    code, out, _ = run("session", "budget")
+    assert code == 0 and "memory free" in out and "3 GiB of memory are free" in out
+    assert json.loads(run("session", "budget", "s", "--json")[1]) == budget
+    assert daemon.params("session.budget")[-1] == {"session": "s"}
+
+
+def test_as_a_shell_without_the_static_program(
+    daemon: FakeDaemon, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGENTCGROUP_SHELL", raising=False)
+    assert run("run", "-c", 'echo "$0 $1"; exit 3', "a", "b")[:2] == (3, "a b\n")
+    assert run("run", "-o", "pipefail", "-c", "false | true")[0] == 1
+    commands = [params["intent"]["command"] for params in daemon.params("tool.begin")]
+    assert commands[1] == "bash -o pipefail -c 'false | true'"
+    assert run("run", "--require", "--label", "x", "--memory=1G", "-c", "exit 4")[0] == 4
+    assert run("run", "--label", "x", "--", "sh", "-c", "exit 5")[0] == 5

@@ -28,6 +28,7 @@ def test_snippet_runs(
             "session": "s", "memory_bytes": 4096, "memory_free_bytes": 1024, "granted_bytes": 0,
             "memory_current_bytes": 0, "cpu": None, "calls": 0, "queued": 0,
         }  # fmt: skip
+        daemon.handlers["step.report"] = lambda _params, _fd: {"advice": "continue"}
         monkeypatch.setenv("AGENTCGROUP_SOCKET", daemon.agent_path)
         exec(compile(code, "agents.md", "exec"), {"__name__": "snippet"})
         assert daemon.methods()

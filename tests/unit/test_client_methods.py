@@ -15,7 +15,8 @@ import pytest
 from client_fake_daemon import DropError, FakeDaemon, session_info
 
 from agentcgroup import Client
-from agentcgroup.client import transport
+from agentcgroup.client import endpoint as endpoints
+from agentcgroup.client.steps import in_thread
 from agentcgroup.errors import (
     DaemonUnavailableError,
     InvalidValueError,
@@ -151,27 +152,27 @@ def test_lost_request_is_not_sent_twice(daemon: FakeDaemon, client: Client) -> N
 
 
 def test_silent_daemon_counts_as_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "GREETING_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(endpoints, "GREETING_TIMEOUT_S", 0.1)
     path = str(tmp_path / "x.sock")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        endpoint = transport.Endpoint(path, 1.0)
+        endpoint = endpoints.Endpoint(path, 1.0)
         with pytest.raises(DaemonUnavailableError, match="did not answer"):
-            endpoint.request("host.version", {}, retry_s=0.0)
+            in_thread(endpoint.request("host.version", {}, retry_s=0.0))
 
 
 def test_connecting_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = transport.Endpoint(str(tmp_path / "none.sock"), 1.0)
+    endpoint = endpoints.Endpoint(str(tmp_path / "none.sock"), 1.0)
     with pytest.raises(DaemonUnavailableError, match="start agentcgroupd"):
-        endpoint.request("host.version", {}, retry_s=0.0)
+        in_thread(endpoint.request("host.version", {}, retry_s=0.0))
 
     def denied(_self: socket.socket, _path: str) -> None:
         raise PermissionError
 
     monkeypatch.setattr(socket.socket, "connect", denied)
     with pytest.raises(NotPermittedError, match="sudo") as refused:
-        endpoint.request("host.version", {})
+        in_thread(endpoint.request("host.version", {}))
     assert refused.value.exit_code == 77
 
 
@@ -230,7 +231,7 @@ def test_public_names() -> None:
     import agentcgroup
     import agentcgroup.client
 
-    assert set(agentcgroup.__all__) == {"Client", "Intent", "Outcome", "version"}
+    assert set(agentcgroup.__all__) == {"AsyncClient", "Client", "Intent", "Outcome", "version"}
     assert all(hasattr(agentcgroup, name) for name in agentcgroup.__all__)
     assert all(hasattr(agentcgroup.client, name) for name in agentcgroup.client.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Clinet'"):

@@ -17,7 +17,7 @@ from client_fake_daemon import DropError, FakeDaemon
 
 from agentcgroup import Client, Intent
 from agentcgroup import log as agentcgroup_log
-from agentcgroup.client import channels, child, toolcall
+from agentcgroup.client import call_dialog, channels, child
 from agentcgroup.errors import (
     DaemonUnavailableError,
     IntentRejectedError,
@@ -50,7 +50,7 @@ def client(daemon: FakeDaemon) -> Iterator[Client]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolcall, "RETRY_S", 0.2)
+    monkeypatch.setattr(call_dialog, "RETRY_S", 0.2)
     monkeypatch.setattr(channels, "RETRY_S", 0.2)
     monkeypatch.setattr(agentcgroup_log, "_said", set())
 

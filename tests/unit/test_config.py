@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agentcgroup.daemon.config import Config, Wish, load_config
+from agentcgroup.daemon.config import BoundaryConfig, Config, Wish, load_config
 from agentcgroup.errors import EXIT_BAD_CONFIG, ConfigError
-from agentcgroup.types.sessions import Mode
+from agentcgroup.types.sessions import Boundary, Mode, SessionSpec
 
 
 def load(tmp_path: Path, text: str) -> Config:
@@ -66,6 +66,10 @@ def test_units_are_read_as_people_write_them(tmp_path: Path) -> None:
         ('[daemon]\nlog_level = "loud"\n', "daemon.log_level", ("DEBUG|INFO",)),
         ('[daemon]\ncpu_layer = "magic"\n', "daemon.cpu_layer", ("auto|files",)),
         ('[call]\nmemory = "2GBs"\n', "call.memory", ("512M", "2GiB")),
+        ('[boundary]\nadopted = "never"\n', "boundary.adopted", ("'declared' or 'exec'",)),
+        ('[boundary]\nprograms = ["/bin/sh"]\n', "boundary.programs", ("base names", "no slash")),
+        ("[boundary]\nprograms = 7\n", "boundary.programs", ("valid list",)),
+        ('[boundary]\nsource = "magic"\n', "boundary.source", ("'auto', 'bpf' or 'connector'",)),
         ("[call]\nmemory = -1\n", "call.memory", ("between 0 and 8 EiB",)),
         ("[call]\nmemory = true\n", "call.memory", ("512M",)),
         ("[call]\nmemory = 1.5\n", "call.memory", ("512M",)),
@@ -87,6 +91,8 @@ def test_units_are_read_as_people_write_them(tmp_path: Path) -> None:
         ("[policy]\ngate_closed_ms = 1001\n", "policy.gate_closed_ms", ("equal to 1000",)),
         ("[policy]\ngate_open_ms = 0\n", "policy.gate_open_ms", ("equal to 1",)),
         ("[policy]\ngate_open_ms = 1001\n", "policy.gate_open_ms", ("equal to 1000",)),
+        ('[docker]\nhost = "tcp://there:2375"\n', "docker.host", ("unix",)),
+        ('[docker]\nadopt = "=x"\n', "docker.adopt", ("KEY or KEY=VALUE",)),
         ("[outcomes]\nkeep = 0\n", "outcomes.keep", ("equal to 1",)),
         ("[outcomes]\nkeep_hours = -1\n", "outcomes.keep_hours", ("greater than 0",)),
     ],
@@ -152,3 +158,12 @@ def test_auto_has_the_gate_and_naming_it_demands_it(
 ) -> None:
     config = load(tmp_path, f'[daemon]\ncpu_layer = "sched_ext"\nmemory_layers = "{memory}"\n')
     assert (config.daemon.names_gate, config.daemon.wants_gate) == (named, wanted)
+
+
+def test_a_boundary_for_sessions_that_do_not_say_it() -> None:
+    boundary = BoundaryConfig()
+    assert boundary.applied(SessionSpec(), adopted=True).boundary is Boundary.EXEC
+    assert boundary.applied(SessionSpec(), adopted=False).boundary is Boundary.DECLARED
+    said = SessionSpec.model_validate({"boundary": "declared", "boundary_programs": "bash, *"})
+    assert boundary.applied(said, adopted=True).boundary is Boundary.DECLARED
+    assert said.boundary_programs == ["bash", "*"]

@@ -18,6 +18,7 @@ import pytest
 SHIM = Path(__file__).parents[2] / "sandboxes" / "shim"
 MIB = 1 << 20
 WAIT_S = 10.0
+ADOPTED = "trusted.agentcgroup.adopted."
 EPOCH, SESSION = "trusted.agentcgroup.epoch", "trusted.agentcgroup.session"
 
 
@@ -214,6 +215,19 @@ def test_priority_decides_the_order(guard, root, trusted_xattrs):
     guardian.takes_over()
     order = [line.split(" of ")[1][2:].split(":")[0] for line in guardian.lines if " of " in line]
     assert order[: len(names)] == ["high", "high", "normal", "normal", "low", "low"]
+
+
+def test_sessions_adopted_in_place_are_found(guard, root, trusted_xattrs):
+    """They stand outside of the tree; an attribute of its root says where."""
+    elsewhere = root.parent / "elsewhere"
+    held = leaf(session(elsewhere, "box", 300), "c1", used=100, high=100, cap=900, frozen=1)
+    os.setxattr(root, ADOPTED + "box", str(elsewhere / "box").encode())
+    os.setxattr(root, ADOPTED + "gone", str(elsewhere / "gone").encode())
+    guardian = guard()
+    guardian.takes_over()
+    # 700 MiB of 1000 are free.
+    assert (frozen(held), grant(held)) == ("0", 800 * MIB)
+    assert "cannot" not in guardian.said()
 
 
 def test_no_more_than_is_free_and_never_lower(guard, root):

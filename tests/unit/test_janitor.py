@@ -56,10 +56,14 @@ def test_cache_is_asked_back_when_many_removed_memcgs_stay(
     async def idle(_name: str) -> None:
         return
 
+    async def never(session: object) -> None:
+        raise AssertionError(session)
+
     tools = Tools()
     session = SimpleNamespace(
         name="s", tools=tools, calls={}, background=None, needs_care=True, many_dying=False
     )
-    janitor = Janitor(cast(Core, SimpleNamespace(calls={})), idle, lambda: None)
+    core = cast(Core, SimpleNamespace(calls={}))
+    janitor = Janitor(core, idle, never, lambda: None)
     assert asyncio.run(looks(janitor, session, tools, dying)) == asked
     assert session.needs_care is (tools.dying > 200)

@@ -15,12 +15,14 @@ import pytest
 from agentcgroup.cgroupfs import files
 from agentcgroup.cgroupfs.fake import FakeCgroup, FakeKernel
 from agentcgroup.clock import MonotonicClock
+from agentcgroup.daemon import in_place
 from agentcgroup.daemon.calls import Calls
-from agentcgroup.daemon.config import CallDefaults, SessionDefaults
+from agentcgroup.daemon.config import BoundaryConfig, CallDefaults, SessionDefaults
 from agentcgroup.daemon.core import Core
 from agentcgroup.daemon.decisions import Decisions
 from agentcgroup.daemon.ending import Ender
 from agentcgroup.daemon.outcomes import OutcomeStore
+from agentcgroup.daemon.places import Places
 from agentcgroup.daemon.records import (
     EPOCH_TIME_XATTR,
     EPOCH_XATTR,
@@ -44,8 +46,8 @@ from agentcgroup.units import MIB
 NOBODY = ProcessRef(2**22 - 1, 1)
 
 
-class NoSignals:
-    def watch_session(self, session: SessionRecord) -> None:
+class NoWatch:
+    def begin(self, session: SessionRecord) -> None:
         pass
 
 
@@ -56,24 +58,34 @@ class Instance:
         self.core = Core(4096 * MIB, PolicyConfig(), MonotonicClock(), Decisions())
         self.root = root
         self.store = OutcomeStore(state / "outcomes.jsonl", 100, 24)
-        self.sessions = Sessions(self.core, root, SessionDefaults(), Mode.ENFORCE, _never)
-        ender = Ender(self.core, root, self.store)
-        calls = Calls(
-            self.core, "/agentcgroup", self.store, ender, CallDefaults(), SessionDefaults()
+        places = Places(self.core, "/agentcgroup")
+        self.sessions = Sessions(
+            self.core, root, SessionDefaults(), Mode.ENFORCE, _never, places, BoundaryConfig()
         )
+        ender = Ender(self.core, root, self.store)
+        calls = Calls(self.core, places, self.store, ender, CallDefaults(), SessionDefaults())
+        self.calls = calls
         self.recovery = Recovery(
             self.core, root, self.sessions, calls, ender, self.store,
-            NoSignals(),  # type: ignore[arg-type]
+            NoWatch(),  # type: ignore[arg-type]
+            self.open,
         )  # fmt: skip
 
-    def leaf(self, name: str, owner: ProcessRef, **fields: Any) -> CallRecord:
+    def open(self, path: str) -> FakeCgroup:
+        """From the root of the hierarchy, as the real one is opened by its path."""
+        cgroup = FakeCgroup.root(self.root.kernel)
+        for part in path.removeprefix(cgroup.path).strip("/").split("/"):
+            cgroup = cgroup.child(part)
+        return cgroup
+
+    def leaf(self, name: str, owner: ProcessRef, session: str = "s", **fields: Any) -> CallRecord:
         """A call as it stands in the tree right after it was placed."""
         record = CallRecord(
-            name, "s", key=f"key of {name}", intent=Intent(memory=64 * MIB), owner=owner,
+            name, session, key=f"key of {name}", intent=Intent(memory=64 * MIB), owner=owner,
             child=None, begun_ns=1, began_epoch_s=1.0, placed_ns=2, **fields,
         )  # fmt: skip
         record.limits = Limits(memory_high_bytes=64 * MIB, memory_max_bytes=256 * MIB)
-        record.leaf = self.core.sessions["s"].tools.create(name)
+        record.leaf = self.core.sessions[session].tools.create(name)
         record.leaf.write(files.MEMORY_HIGH, str(64 * MIB))
         record.leaf.write(files.MEMORY_MAX, str(256 * MIB))
         record.save()
@@ -240,5 +252,61 @@ def test_nobody_is_served_from_what_others_hold(lives: Any) -> None:
         await second.recovery.run()
         frozen = {c.name for c in second.core.calls.values() if c.leaf and c.leaf.frozen()}
         assert frozen == {"a", "z"}
+
+    lives(story)
+
+
+# --- sessions in place
+
+
+def a_container(root: FakeCgroup, name: str = "box") -> tuple[FakeCgroup, int]:
+    """A cgroup beside the tree with a process in it."""
+    cgroup = FakeCgroup.root(root.kernel).create(name)
+    return cgroup, root.kernel.spawn(cgroup.node)
+
+
+def test_a_session_in_place_is_found_again_by_the_way_kept_at_the_root(lives: Any) -> None:
+    async def story(first: Instance, second: Instance) -> None:
+        box, pid = a_container(first.root)
+        first.sessions.adopt_in_place(SessionSpec(name="b", memory=256 * MIB), box.dup())
+        first.leaf("c1", me(), session="b")
+        found = await second.recovery.run()
+        assert (found["sessions"], found["running"]) == (2, 1)
+        record = second.core.sessions["b"]
+        assert (record.in_place, record.spec.memory) == (box.path, 256 * MIB)
+        assert record.was == {"cgroup.subtree_control": "", "cpu.weight": "100"}
+        assert second.core.in_place == {box.path: "b"}
+        assert second.core.calls["c1"].session == "b"
+        second.calls.release(second.core.calls["c1"])
+        await second.sessions.detach(record)
+        assert (box.children(), box.procs(), box.list_xattrs()) == ([], [pid], [])
+        assert first.root.list_xattrs() == []
+
+    lives(story)
+
+
+def test_a_half_divided_cgroup_is_put_together(lives: Any) -> None:
+    async def story(first: Instance, second: Instance) -> None:
+        box, pid = a_container(first.root)
+        in_place.note_link(first.root, "b", box)
+        in_place.split(box)
+        found = await second.recovery.run()
+        assert (found["sessions"], found["removed"]) == (1, 1)
+        assert (box.children(), box.procs()) == ([], [pid])
+        assert first.root.list_xattrs() == []
+
+    lives(story)
+
+
+def test_the_way_to_a_cgroup_that_is_gone_or_another_is_forgotten(lives: Any) -> None:
+    async def story(first: Instance, second: Instance) -> None:
+        box, _ = a_container(first.root)
+        gone = FakeCgroup.root(first.root.kernel).create("gone")
+        in_place.note_link(first.root, "b", box)
+        in_place.note_link(first.root, "g", gone)
+        gone.remove()
+        found = await second.recovery.run()
+        assert (found["sessions"], found["removed"]) == (1, 0)
+        assert first.root.list_xattrs() == [] and box.children() == []
 
     lives(story)

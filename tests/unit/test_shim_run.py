@@ -59,6 +59,31 @@ def test_every_option_travels_as_text(start_daemon, run):
     }
 
 
+TELL = 'echo "$AGENTCGROUP_CPUS $AGENTCGROUP_MEMORY $OTHER"'
+
+
+@pytest.mark.parametrize(
+    ("limits", "inherited", "told"),
+    [
+        ({"memory_max_bytes": 2 << 30, "cpu_max_cores": 2.5}, {}, f"2 {2 << 30}"),
+        ({"memory_max_bytes": 2 << 30, "cpu_max_cores": 0.5},
+         {"AGENTCGROUP_CPUS": "4", "AGENTCGROUP_MEMORY": "7"}, f"1 {2 << 30}"),
+        ({"memory_max_bytes": None, "cpu_max_cores": None},
+         {"AGENTCGROUP_CPUS": "4", "AGENTCGROUP_MEMORY": "7"}, "4 7"),
+        ({}, {}, f"{len(os.sched_getaffinity(0))} "),
+    ],
+)  # fmt: skip
+def test_the_command_is_told_what_it_may_use(start_daemon, run, limits, inherited, told):
+    start_daemon(tool_begin={"result": {"call": "c1", "session": "s", "limits": limits}})
+    env = {**inherited, "OTHER": "kept"}
+    assert run("--", "sh", "-c", TELL, env=env) == (0, f"{told} kept\n", "")
+
+
+def test_unmanaged_it_keeps_what_it_inherited(run):
+    status, out, _ = run("--", "sh", "-c", TELL, env={"AGENTCGROUP_CPUS": "4"})
+    assert (status, out) == (0, "4  \n")
+
+
 def test_the_intent_is_one_the_daemon_takes(start_daemon, run):
     from agentcgroup.protocol.messages import METHODS
     from agentcgroup.types.validation import parse

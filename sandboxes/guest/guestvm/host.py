@@ -69,18 +69,22 @@ def missing_packages() -> list[str]:
     return sorted(wanted)
 
 
-def install_missing() -> None:
+def install_missing(cache: Cache) -> None:
     """Install the Debian packages that building and booting need; needs root only if some lack."""
-    wanted = missing_packages()
-    if not wanted:
+    if not missing_packages():
         return
-    install = ["apt-get", "install", "-y", "--no-install-recommends", *wanted]
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise GuestError("packages are missing; as root on Debian: " + " ".join(install))
-    say("installing " + " ".join(wanted))
-    environment = {"DEBIAN_FRONTEND": "noninteractive"}
-    call(["apt-get", "update"], environment=environment)
-    call(install, environment=environment)
+    with cache.lock("packages", tell=True):
+        # Another start may have installed them meanwhile; two at once fail on apt's own lock.
+        wanted = missing_packages()
+        if not wanted:
+            return
+        install = ["apt-get", "install", "-y", "--no-install-recommends", *wanted]
+        if os.geteuid() != 0 or not shutil.which("apt-get"):
+            raise GuestError("packages are missing; as root on Debian: " + " ".join(install))
+        say("installing " + " ".join(wanted))
+        environment = {"DEBIAN_FRONTEND": "noninteractive"}
+        call(["apt-get", "update"], environment=environment)
+        call(install, environment=environment)
 
 
 def call(
@@ -151,7 +155,7 @@ class Cache:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if tell:
-                    say(f"waiting for another start that is building {kind}")
+                    say(f"waiting for another start, which is busy with {kind}")
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 

@@ -98,8 +98,8 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def _main(options: argparse.Namespace) -> int:
-    install_missing()
     cache = Cache()
+    install_missing(cache)
     if options.update:
         kernels.forget(cache)
         for old in cache.directory.glob("userland-*"):

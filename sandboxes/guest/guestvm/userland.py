@@ -47,6 +47,8 @@ set -e
 cd /wheels
 PYTHONPATH=$(echo /wheels/pip-*.whl) python3 -m pip install --no-index --find-links=/wheels \\
     --break-system-packages --root-user-action=ignore --quiet -r requirements.txt
+PYTHONPATH=$(echo /wheels/pip-*.whl) python3 -m pip install --no-index --find-links=/wheels \\
+    --break-system-packages --root-user-action=ignore --quiet --no-deps -r alone.txt
 cd /
 rm -rf /wheels
 mkdir -p /src /mnt/share /mnt/out /opt/agentcgroup /etc/docker
@@ -83,6 +85,12 @@ def requirements(pyproject: str, extras: tuple[str, ...] = ("host", "dev")) -> l
             else:
                 found.add(entry)
     return sorted(found)
+
+
+def without_dependencies(pyproject: str) -> list[str]:
+    """What the tests want alone, for its dependencies are large and not needed."""
+    wanted: list[str] = tomllib.loads(pyproject)["tool"]["agentcgroup"]["without-dependencies"]
+    return wanted
 
 
 def builder(cache: Cache, build_requirements: list[str]) -> Path:
@@ -132,14 +140,19 @@ def ensure(cache: Cache, suite: str, source_tree: Path) -> Built:
     """The userland, built if this recipe and these dependencies are new."""
     userland = USERLANDS[suite]
     text = (source_tree / "pyproject.toml").read_text(encoding="utf-8")
-    wanted = requirements(text)
-    recipe = [RECIPE_VERSION, SETUP, suite, userland.python, userland.packages, wanted]
+    wanted, alone = requirements(text), without_dependencies(text)
+    recipe = [RECIPE_VERSION, SETUP, suite, userland.python, userland.packages, wanted, alone]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
     build_requirements = tomllib.loads(text)["build-system"]["requires"]
 
     def build(work: Path) -> None:
         wheels = work / "wheels"
-        _download_wheels(builder(cache, build_requirements), userland.python, wanted, wheels)
+        wheels.mkdir()
+        pip = builder(cache, build_requirements)
+        _download_wheels(pip, userland.python, ["pip", *wanted], wheels)
+        _download_wheels(pip, userland.python, alone, wheels, "--no-deps")
+        for name, lines in (("requirements.txt", wanted), ("alone.txt", alone)):
+            (wheels / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
         _bootstrap(userland, wheels, work / "root")
         shutil.rmtree(wheels)
         _keep_interpreter(work / "root", userland.python, work / "python")
@@ -167,12 +180,12 @@ def _keep_interpreter(root: Path, version: str, target: Path) -> None:
         shutil.copy(libraries / pattern, target / "lib" / pattern)
 
 
-def _download_wheels(python: Path, version: str, wanted: list[str], target: Path) -> None:
-    target.mkdir()
-    (target / "requirements.txt").write_text("\n".join(wanted) + "\n", encoding="utf-8")
+def _download_wheels(
+    python: Path, version: str, wanted: list[str], target: Path, *options: str
+) -> None:
     call(
         [python, "-m", "pip", "download", "-q", "--python-version", version,
-         "--only-binary=:all:", "-d", target, "pip", *wanted],
+         "--only-binary=:all:", *options, "-d", target, *wanted],
     )  # fmt: skip
 
 

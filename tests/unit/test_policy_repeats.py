@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A command that was killed for memory and comes again: refused, re-planned or let through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from policy_story import Story, of
+
+from agentcgroup.policy.state import RepeatOom
+from agentcgroup.types import actions as act
+from agentcgroup.types import inputs as i
+from agentcgroup.types.actions import Code
+from agentcgroup.types.sessions import Mode
+from agentcgroup.units import GIB, MIB
+
+HOG = "pytest -q tests/test_big.py"
+
+
+def killed(story: Story, call: str, peak: int) -> None:
+    story.feed(i.CallEnd(story.now_ns, call, peak, oom_killed=True))
+
+
+def after_oom(cap: int | None = 256 * MIB, peak: int = 256 * MIB, **config: Any) -> Story:
+    story = Story(4 * GIB, **config)
+    story.session("s", budget_bytes=GIB)
+    story.begin("s", "c1", command=HOG, memory_max=cap)
+    killed(story, "c1", peak)
+    return story
+
+
+@pytest.mark.parametrize("cap", [256 * MIB, 128 * MIB])
+@pytest.mark.parametrize("command", [HOG, f"  {HOG.replace(' ', '   ')} # agentcgroup: memory=9G"])
+def test_the_same_again_is_refused_with_the_reason(cap: int, command: str) -> None:
+    story = after_oom()
+    (refusal,) = story.begin("s", "c2", command=command, memory_max=cap)
+    assert isinstance(refusal, act.Refuse) and refusal.kind == "refused"
+    assert refusal.because.code is Code.REPEATS_OOM
+    assert "256 MiB" in refusal.because.text and "c1" in refusal.because.text
+    assert "memory_max=512 MiB" in refusal.remedy and "retry_of=c1" in refusal.remedy
+    assert "c2" not in story.state.calls
+
+
+@pytest.mark.parametrize(
+    "intent",
+    [
+        {"command": HOG, "memory_max": 257 * MIB},
+        {"command": HOG},
+        {"command": HOG, "memory_max": 256 * MIB, "retry_of": "c1"},
+        {"command": HOG, "memory_max": 256 * MIB, "swap_max": MIB},
+        {"command": HOG + " -k one", "memory_max": 256 * MIB},
+        {"memory_max": 256 * MIB},
+    ],
+    ids=["more", "all there is", "changed", "swap", "another command", "no command"],
+)
+def test_what_may_go_better_begins(intent: dict[str, Any]) -> None:
+    (place,) = after_oom().begin("s", "c2", **intent)
+    assert isinstance(place, act.Place) and place.because.code is Code.ADMITTED
+
+
+def test_retry_of_another_call_does_not_help() -> None:
+    story = after_oom()
+    assert of(act.Refuse, story.begin("s", "c2", command=HOG, memory_max=MIB, retry_of="c9"))
+
+
+def test_nothing_more_to_have() -> None:
+    story = after_oom(cap=None, peak=GIB)
+    (refusal,) = story.begin("s", "c2", command=HOG)
+    assert isinstance(refusal, act.Refuse)
+    assert "no more" in refusal.remedy and "retry_of=c1" in refusal.remedy
+    story = after_oom(cap=None, peak=GIB, repeat_oom=RepeatOom.REPLAN)
+    assert of(act.Refuse, story.begin("s", "c2", command=HOG))
+
+
+def test_replan_gives_twice_as_much_as_far_as_there_is() -> None:
+    story = after_oom(repeat_oom=RepeatOom.REPLAN)
+    (place,) = story.begin("s", "c2", command=HOG, memory_max=256 * MIB, on_exceed="kill")
+    assert place.because.code is Code.REPLANNED and "c1" in place.because.text
+    assert place.limits.memory_max_bytes == 512 * MIB
+    killed(story, "c2", 512 * MIB)
+    (place,) = story.begin("s", "c3", command=HOG, memory_max=256 * MIB)
+    assert place.limits.memory_max_bytes == GIB
+    killed(story, "c3", GIB)
+    (refusal,) = story.begin("s", "c4", command=HOG, memory_max=256 * MIB)
+    assert isinstance(refusal, act.Refuse)
+
+
+def test_a_command_that_others_crowded_out_asks_for_what_it_needs() -> None:
+    story = after_oom(cap=None, peak=400 * MIB)
+    (place,) = story.begin("s", "c2", command=HOG, memory=100 * MIB)
+    assert place.because.code is Code.REPLANNED
+    assert place.limits.memory_high_bytes == 600 * MIB
+    story.end("c2")
+    story = after_oom(cap=None, peak=400 * MIB)
+    (place,) = story.begin("s", "c2", command=HOG, memory=700 * MIB)
+    assert place.because.code is Code.ADMITTED
+
+
+def test_forgotten_when_it_got_by() -> None:
+    story = after_oom()
+    story.begin("s", "c2", command=HOG, memory_max=256 * MIB, retry_of="c1")
+    story.feed(i.CallEnd(story.now_ns, "c2", 100 * MIB))
+    assert of(act.Place, story.begin("s", "c3", command=HOG, memory_max=256 * MIB))
+
+
+def test_a_call_cut_short_teaches_nothing() -> None:
+    story = after_oom()
+    story.begin("s", "c2", command=HOG, memory_max=256 * MIB, retry_of="c1")
+    story.feed(i.CallEnd(story.now_ns, "c2"))
+    assert of(act.Refuse, story.begin("s", "c3", command=HOG, memory_max=256 * MIB))
+
+
+def test_only_in_its_own_session_and_only_where_limits_are_enforced() -> None:
+    story = after_oom()
+    story.session("t")
+    assert of(act.Place, story.begin("t", "c2", command=HOG, memory_max=256 * MIB))
+    story.feed(i.SessionUpdate(story.now_ns, "s", mode=Mode.OBSERVE))
+    assert of(act.Place, story.begin("s", "c3", command=HOG, memory_max=256 * MIB))
+    story = after_oom(repeat_oom=RepeatOom.ALLOW)
+    assert of(act.Place, story.begin("s", "c2", command=HOG, memory_max=256 * MIB))
+
+
+def test_memory_of_failures_is_bounded() -> None:
+    story = Story(4 * GIB)
+    story.session("s")
+    for number in range(200):
+        story.begin("s", f"c{number}", command=f"cmd {number}", memory_max=64 * MIB)
+        killed(story, f"c{number}", 64 * MIB)
+    assert len(story.state.sessions["s"].oomed) == 64
+    assert of(act.Place, story.begin("s", "a", command="cmd 1", memory_max=64 * MIB))
+    assert of(act.Refuse, story.begin("s", "b", command="cmd 199", memory_max=64 * MIB))
