@@ -43,7 +43,7 @@ def figures(
     local = parse.flat_keyed(leaf.try_read(files.MEMORY_EVENTS_LOCAL) or "")
     if local.get("oom_kill") or local.get("oom_group_kill"):
         found.update(_explained_oom(record, session, leaf, root, local))
-    elif record.killed is Reason.KILLED_BY_POLICY:
+    elif record.killed in (Reason.KILLED_BY_POLICY, Reason.OOM_KILLED):
         found.update(_files_in_memory(session, leaf))
     return found
 

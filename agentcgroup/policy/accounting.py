@@ -28,6 +28,7 @@ __all__ = [
     "leads",
     "may_exceed_share",
     "reach_bytes",
+    "room_alone_bytes",
     "session_free_bytes",
     "slack_bytes",
     "unused_bytes",
@@ -43,6 +44,12 @@ def host_free_bytes(state: PolicyState) -> int:
 
 def session_free_bytes(state: PolicyState, session: SessionState) -> int:
     return tools_budget_bytes(session, state.budget_bytes) - session.calls_held_bytes
+
+
+def room_alone_bytes(state: PolicyState, session: SessionState) -> int:
+    """What one call of `session` could hold at most if no other call ran on the host."""
+    tools_bytes = tools_budget_bytes(session, state.budget_bytes)
+    return min(tools_bytes, max(0, state.budget_bytes - state.overhead_bytes))
 
 
 def free_for(

@@ -18,7 +18,7 @@ from ..types.actions import Action, Because, Code, SetLimits, Terminate
 from ..types.outcomes import Reason
 from ..types.sessions import Mode
 from ..units import NS_PER_S
-from . import admission, grants, reclaim, repeats
+from . import admission, exhausted, grants, reclaim, repeats
 from .limits import cap_bytes, limits_for, tools_budget_bytes
 from .state import CallPhase, CallState, PolicyConfig, PolicyState, SessionState
 
@@ -49,6 +49,9 @@ def next_deadline_ns(state: PolicyState) -> int | None:
             due.append(call.blocked_since_ns + _wait_ns(state, call))
             if call.phase is CallPhase.RUNNING:
                 due.append(call.blocked_since_ns + config.throttle_max_ns)
+            over_ns = exhausted.exhausted_at_ns(state, call)
+            if over_ns is not None:
+                due.append(over_ns)
     for call in state.timed.values():
         if call.phase is CallPhase.TERMINATING and call.kill_at_ns is not None:
             due.append(call.kill_at_ns)
@@ -212,6 +215,7 @@ def _settle(state: PolicyState, now_ns: int, out: list[Action]) -> None:
     reclaim.ask_back(state, now_ns, out)
     grants.freeze_overdue(state, now_ns, out)
     grants.end_overdue_waits(state, now_ns, out)
+    exhausted.end_exhausted(state, now_ns, out)
     grants.break_deadlock(state, now_ns, out)
     admission.end_overdue_queue(state, now_ns, out)
     admission.serve_queue(state, now_ns, out)

@@ -21,6 +21,7 @@ __all__ = ["EndFacts", "build_outcome", "plain_command"]
 
 _COMMAND_CHARS = 64
 _WORTH_TELLING_BYTES = 16 * MIB
+_LEVEL_OF_CODE = {Code.SESSION_FULL: Level.SESSION, Code.HOST_FULL: Level.HOST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ def build_outcome(facts: EndFacts) -> Outcome:
     if facts.biggest is not None:
         facts = replace(facts, biggest=_plain_process(facts.biggest))
     reason = _reason(facts)
+    facts = _with_the_full_level(facts, reason)
     return Outcome(
         call=facts.call,
         session=facts.session,
@@ -87,6 +89,19 @@ def build_outcome(facts: EndFacts) -> Outcome:
         retry=_retry(facts, reason),
         message=_message(facts, reason),
         ended_epoch_s=facts.ended_epoch_s,
+    )
+
+
+def _with_the_full_level(facts: EndFacts, reason: Reason) -> EndFacts:
+    """Policy ended it where the kernel would have: the level and the limit are policy's."""
+    because = facts.because
+    if reason is not Reason.OOM_KILLED or because is None or because.code not in _LEVEL_OF_CODE:
+        return facts
+    limit = because.figures.get("room_bytes", facts.memory_limit_bytes)
+    return replace(
+        facts,
+        oom_level=_LEVEL_OF_CODE[because.code],
+        memory_limit_bytes=None if limit is None else int(limit),
     )
 
 
@@ -174,6 +189,8 @@ def _oom_message(facts: EndFacts) -> list[str]:
         Level.HOST: "the host ran out of memory",
         None: "a memory limit was reached",
     }[facts.oom_level]
+    if facts.because and facts.because.code in _LEVEL_OF_CODE:
+        place = facts.because.text
     peak = f" Its peak was {_size(facts.peak_memory_bytes)}." if facts.peak_memory_bytes else ""
     return [
         f"Killed for memory: {place}; only this tool call was killed.{peak}",

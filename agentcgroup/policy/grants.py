@@ -21,6 +21,7 @@ from .accounting import (
     leads,
     may_exceed_share,
     reach_bytes,
+    room_alone_bytes,
     session_free_bytes,
     slack_bytes,
 )
@@ -206,9 +207,11 @@ def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Actio
     session = state.sessions[call.session]
     if session.mode is Mode.OFF:
         return True
-    least = max(call.current_bytes, call.grant_bytes) + state.config.step_bytes // 2
-    want = min(call.cap_bytes, max(call.current_bytes, call.grant_bytes) + step_bytes(state, call))
-    least = min(least, want)
+    most = min(call.cap_bytes, room_alone_bytes(state, session))
+    want = min(most, call.held_bytes + step_bytes(state, call))
+    if want <= call.held_bytes:
+        return False
+    least = min(call.held_bytes + state.config.step_bytes // 2, want)
     extra = want - call.held_bytes
     free, taken = _free_within_rules(state, call, extra), Taken()
     if free < extra:

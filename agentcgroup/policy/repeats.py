@@ -23,6 +23,7 @@ __all__ = ["foresee", "note_end"]
 _KEPT = 64
 _FILLED_PCT = 90
 _MORE_PCT = 150
+_VARIES_PCT = 15
 _LEAST_MORE_BYTES = 64 * MIB
 _SAID_TO_US = re.compile(
     r"#\s*agentcgroup:[^\n]*"
@@ -40,7 +41,14 @@ def note_end(session: SessionState, call: CallState, what: CallEnd) -> None:
         return
     filled = what.peak_bytes * 100 >= call.cap_bytes * _FILLED_PCT
     swap_bytes = call.intent.swap_max or 0
-    session.oomed[key] = PastOom(call.name, call.cap_bytes, swap_bytes, what.peak_bytes, filled)
+    session.oomed[key] = PastOom(
+        call.name,
+        call.cap_bytes,
+        swap_bytes,
+        what.peak_bytes,
+        filled or call.exhausted,
+        call.exhausted,
+    )
     if len(session.oomed) > _KEPT:
         del session.oomed[next(iter(session.oomed))]
 
@@ -56,10 +64,10 @@ def foresee(state: PolicyState, session: SessionState, call: CallState) -> Refus
         return None
     tools = tools_budget_bytes(session, state.budget_bytes)
     if past.filled:
-        if call.cap_bytes > past.cap_bytes or (call.intent.swap_max or 0) > past.swap_bytes:
+        if call.cap_bytes > _no_more_bytes(past) or (call.intent.swap_max or 0) > past.swap_bytes:
             return None
         more = min(max(2 * past.cap_bytes, _LEAST_MORE_BYTES), tools)
-        if state.config.repeat_oom is RepeatOom.REFUSE or more <= past.cap_bytes:
+        if state.config.repeat_oom is RepeatOom.REFUSE or more <= _no_more_bytes(past):
             return _refusal(call, past, more)
         _replan(call, past, tools, {"memory": more, "memory_max": more})
         return None
@@ -84,13 +92,18 @@ def _refusal(call: CallState, past: PastOom, more_bytes: int) -> Refuse:
         " and this asks for no more"
     )
     changed = f"declare retry_of={past.call} if it needs less than before"
-    if more_bytes > past.cap_bytes:
+    if more_bytes > _no_more_bytes(past):
         remedy = f"declare memory_max={format_bytes(more_bytes)}, or {changed}"
     else:
         remedy = f"the session has no more: run it on less at a time, and {changed}"
     figures = {"cap_bytes": call.cap_bytes, "killed_at_bytes": past.cap_bytes}
     because = Because(Code.REPEATS_OOM, text, figures)
     return Refuse(call.session, call.name, "refused", remedy, because)
+
+
+def _no_more_bytes(past: PastOom) -> int:
+    """A cap up to here is no more than it had: what a session has left goes up and down."""
+    return past.cap_bytes * (100 + _VARIES_PCT) // 100 if past.exhausted else past.cap_bytes
 
 
 def _key(command: str | None) -> bytes | None:

@@ -51,7 +51,8 @@ class PolicyConfig:
         this much, or this much of its peak.
     settled_room_pct: a call that asks for no more than this above its mean is settled.
     reclaim_every_ns: memory is asked back for who waits no more often than this.
-    deadlock_after_ns: all wait and none can finish for this long -> one kill.
+    deadlock_after_ns: all wait and none can finish for this long -> one kill; and who holds
+        all its session could give waits this long for more.
     repeat_oom: what becomes of a command that was killed for memory and comes again unchanged.
     """
 
@@ -86,13 +87,15 @@ class CallPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PastOom:
-    """`filled`: it took all it may, so that nobody else was to blame."""
+    """`filled`: it took all it may, so that nobody else was to blame. `exhausted`: it was all
+    its session had then, which varies with what the agent takes."""
 
     call: str
     cap_bytes: int
     swap_bytes: int
     peak_bytes: int
     filled: bool
+    exhausted: bool = False
 
 
 @dataclass(slots=True)
@@ -118,6 +121,7 @@ class CallState:
     unused_since_ns: int | None = None
     kill_at_ns: int | None = None
     replanned: str | None = None
+    exhausted: bool = False
     counted_bytes: int = 0
     counted_rank: int = -1
 

@@ -45,6 +45,8 @@ class Code(StrEnum):
     THROTTLED_TOO_LONG = "throttled_too_long"
     GRANTED_AGAIN = "granted_again"
     DEADLOCK = "deadlock"
+    SESSION_FULL = "session_full"
+    HOST_FULL = "host_full"
     ON_EXCEED_KILL = "on_exceed_kill"
     TIMEOUT = "timeout"
     GRACE_OVER = "grace_over"
@@ -143,7 +145,7 @@ class Terminate:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """cgroup.kill. `reason` is the outcome's (timed_out or killed_by_policy)."""
+    """cgroup.kill. `reason` is the outcome's (timed_out, killed_by_policy or oom_killed)."""
 
     session: str
     call: str

@@ -121,6 +121,23 @@ def test_killed_by_policy_says_why_and_that_it_is_not_to_blame() -> None:
     assert outcome.retry.intent == {"memory": 32 * MIB, "retry_of": "c1"}
 
 
+def test_all_its_session_has_is_out_of_memory_at_the_sessions_level() -> None:
+    text = (
+        "the session has 250 MiB for its tool calls beside 150 MiB of its agent, and this one"
+        " needed more"
+    )
+    because = Because(Code.SESSION_FULL, text, {"room_bytes": 250 * MIB})
+    outcome = ended(
+        killed=Reason.OOM_KILLED, because=because, memory_limit_bytes=336 * MIB,
+        peak_memory_bytes=249 * MIB, intent=Intent(command="pytest"), signal=9,
+    )  # fmt: skip
+    assert (outcome.reason, outcome.level) == (Reason.OOM_KILLED, Level.SESSION)
+    assert outcome.memory_limit_bytes == 250 * MIB
+    for words in (text, "only this tool call was killed", "More memory is not available here"):
+        assert words in outcome.message
+    assert outcome.retry is not None and not outcome.retry.worthwhile
+
+
 def test_the_end_of_its_session_is_not_blamed_on_memory() -> None:
     because = Because(Code.SESSION_ENDED, "its session ended")
     message = ended(killed=Reason.KILLED_BY_POLICY, because=because, signal=9).message

@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from policy_story import Story, of
+from policy_story import MS, S, Story, of
 
 from agentcgroup.policy.state import RepeatOom
 from agentcgroup.types import actions as act
 from agentcgroup.types import inputs as i
 from agentcgroup.types.actions import Code
+from agentcgroup.types.outcomes import Reason
 from agentcgroup.types.sessions import Mode
 from agentcgroup.units import GIB, MIB
 
@@ -40,6 +41,77 @@ def test_the_same_again_is_refused_with_the_reason(cap: int, command: str) -> No
     assert "256 MiB" in refusal.because.text and "c1" in refusal.because.text
     assert "memory_max=512 MiB" in refusal.remedy and "retry_of=c1" in refusal.remedy
     assert "c2" not in story.state.calls
+
+
+def full_session(agent: int = 150 * MIB, **config: Any) -> Story:
+    """A hog alone in a session of 400 MiB whose agent grew while it ran."""
+    story = Story(4 * GIB, **config)
+    story.session("s", budget_bytes=400 * MIB, reserve_bytes=64 * MIB)
+    story.begin("s", "c1", command=HOG, memory=64 * MIB)
+    story.feed(i.AgentSample(story.now_ns, "s", agent))
+    grow(story, "c1")
+    return story
+
+
+def grow(story: Story, call: str) -> None:
+    for _ in range(32):
+        story.now_ns += 20 * MS
+        story.meet_line(call, story.state.calls[call].grant_bytes)
+
+
+def test_who_holds_all_its_session_has_is_out_of_memory() -> None:
+    story = full_session()
+    # Somebody else who works is no hope for it.
+    story.session("other")
+    story.begin("other", "o1", memory="100M")
+    assert story.state.calls["c1"].grant_bytes == 250 * MIB
+    story.run_until_quiet(5)
+    (kill,) = of(act.Kill, story.log)
+    assert (kill.call, kill.reason) == ("c1", Reason.OOM_KILLED.value)
+    assert kill.because.code is Code.SESSION_FULL
+    assert "250 MiB for its tool calls beside 150 MiB of its agent" in kill.because.text
+    assert story.now_ns < 5 * S
+
+
+def test_it_waits_if_the_agent_may_give_back_what_it_took() -> None:
+    story = full_session()
+    story.later(100 * MS)
+    story.feed(i.AgentSample(story.now_ns, "s", 100 * MIB))
+    story.run_until_quiet(5)
+    assert not of(act.Kill, story.log)
+    assert story.state.calls["c1"].blocked_since_ns is None
+
+
+def test_all_the_host_has_is_told_as_the_hosts() -> None:
+    story = Story(300 * MIB)
+    story.session("s")
+    story.session("t")
+    story.begin("s", "c1", command=HOG, memory=64 * MIB)
+    story.feed(i.AgentSample(story.now_ns, "t", 100 * MIB))
+    grow(story, "c1")
+    story.run_until_quiet(5)
+    (kill,) = of(act.Kill, story.log)
+    assert kill.because.code is Code.HOST_FULL and "200 MiB" in kill.because.text
+
+
+@pytest.mark.parametrize("agent", [150 * MIB, 160 * MIB, 130 * MIB])
+def test_all_the_session_had_is_no_more_the_next_time(agent: int) -> None:
+    story = full_session()
+    story.run_until_quiet(5)
+    killed(story, "c1", 250 * MIB)
+    story.feed(i.AgentSample(story.now_ns, "s", agent))
+    (refusal,) = story.begin("s", "c2", command=HOG)
+    assert isinstance(refusal, act.Refuse)
+    assert "250 MiB" in refusal.because.text and "the session has no more" in refusal.remedy
+
+
+def test_a_smaller_agent_leaves_room_for_another_try() -> None:
+    story = full_session()
+    story.run_until_quiet(5)
+    killed(story, "c1", 250 * MIB)
+    story.feed(i.AgentSample(story.now_ns, "s", 64 * MIB))
+    (place,) = story.begin("s", "c2", command=HOG)
+    assert isinstance(place, act.Place)
 
 
 @pytest.mark.parametrize(
