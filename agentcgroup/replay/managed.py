@@ -23,7 +23,7 @@ from ..client import Client
 from ..errors import AgentCgroupError, CgroupGoneError, DaemonUnavailableError, RefusedError
 from ..trace.jobs import SessionJob
 from ..types.intents import Intent
-from ..types.outcomes import Outcome, Reason
+from ..types.outcomes import Level, Outcome, Reason
 from .options import ReplayOptions
 from .places import CallEnd
 from .process import start_in
@@ -178,6 +178,12 @@ class ManagedPlace:
         return _end(call.outcome, tuple(call.info.layers) if call.info else ())
 
 
+def _by_policy(outcome: Outcome) -> bool:
+    """Out of memory at its session or the host is policy's word too: the kernel is never asked."""
+    full = outcome.reason is Reason.OOM_KILLED and outcome.level in (Level.SESSION, Level.HOST)
+    return full or outcome.reason is Reason.KILLED_BY_POLICY
+
+
 def _end(outcome: Outcome | None, layers: tuple[str, ...]) -> CallEnd:
     if outcome is None:
         return CallEnd(None, None, None, False, layers)
@@ -185,6 +191,6 @@ def _end(outcome: Outcome | None, layers: tuple[str, ...]) -> CallEnd:
         waited_ms=outcome.waited_ms,
         throttled_ms=outcome.throttled_ms,
         frozen_ms=outcome.frozen_ms,
-        policy_kill=outcome.reason is Reason.KILLED_BY_POLICY,
+        policy_kill=_by_policy(outcome),
         layers=layers,
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docker_engine import DockerEngine
+from docker_engine import SHIM, DockerEngine
 from harness import PATIENCE_S, PrivateDaemon, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.agents, pytest.mark.long]
@@ -120,7 +120,11 @@ def test_an_agent_in_a_container_does_not_get_out(
     labels = ("--label", "agentcgroup.adopt=yes", "--memory", "400m")
     engine.run("neighbour", *socket, *labels)
     # As the agent itself, not as a call of it.
-    bad = engine.run_debian("bad", *socket, *labels, "--label", "agentcgroup.boundary=declared")
+    # A name that leads elsewhere is no name: the container's own counts.
+    bad = engine.run_debian(
+        "bad", *socket, *labels, "--label", "agentcgroup.boundary=declared",
+        "--label", "agentcgroup.name=../neighbour",
+    )  # fmt: skip
     until(lambda: len(daemon.client.sessions()) == 2, "both are sessions", daemon.log_text)
     others = subprocess.Popen(
         ["docker", "exec", "neighbour", "sh", "-c", "sleep 1000"],
@@ -129,6 +133,12 @@ def test_an_agent_in_a_container_does_not_get_out(
     try:
         until(lambda: daemon.client.session("neighbour").calls, "it runs", daemon.log_text)
         (victim,) = daemon.client.session("neighbour").calls
+        bad.exec("ln", "-s", "/sys/fs/cgroup", "/tmp/link")
+        for label in ("/tmp/link/agent", "../../neighbour/agent", "../agent"):
+            placed = bad.exec(SHIM, "--label", label, "--", "cat", "/proc/self/cgroup")
+            assert placed.startswith("0::/tools/c"), placed
+            outcome = daemon.client.calls("bad", limit=1)[0].outcome
+            assert outcome is not None and outcome.label == label
         script = Path(__file__).with_name("escaping_agent.py")
         told = json.loads(bad.exec("python3", "-c", script.read_text(), victim))
         print(told)
