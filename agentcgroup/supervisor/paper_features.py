@@ -12,6 +12,7 @@ Held for the first PAPER_STEPS steps only: memory stays fixed, and there is no p
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 from ..types.steps import StepReport
 from .probabilities import SMALLEST, checked_summary
@@ -22,6 +23,7 @@ __all__ = ["PAPER_STEPS", "PaperExtractor", "common_substring", "paper_names"]
 PAPER_STEPS = 5
 # A text's length beyond which its beginning stands for it: the search takes text x text memory.
 _COMPARED_CHARS = 4096
+_GRAM = 8
 
 
 def paper_names(step: int) -> tuple[str, ...]:
@@ -66,8 +68,48 @@ def _overlap(text: str | None, last: str | None) -> float:
 
 
 def common_substring(one: str, other: str) -> int:
-    """Length of the longest common substring, by bisection over the length."""
-    low, high = 0, min(len(one), len(other))
+    """Length of the longest common substring.
+
+    By their common grams: where those of `one` follow each other without a gap, a longer common
+    part may lie; the longest such runs are looked at first, and the rest no more once it is short.
+    """
+    grams = {other[at : at + _GRAM] for at in range(len(other) - _GRAM + 1)}
+    starts = [at for at in range(len(one) - _GRAM + 1) if one[at : at + _GRAM] in grams]
+    if not starts:
+        return _short_common_substring(one, other)
+    best = _GRAM
+    for begin, end in sorted(_runs(starts), key=lambda run: run[0] - run[1]):
+        for at in range(begin, end - best):
+            if at + best >= end:
+                break
+            if one[at : at + best + 1] in other:
+                best = _grown(one[at:end], other, best + 1)
+    return best
+
+
+def _runs(starts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Parts of the text, begin and end, whose every gram is a common one."""
+    begin = before = starts[0]
+    for at in starts[1:]:
+        if at != before + 1:
+            yield begin, before + _GRAM
+            begin = at
+        before = at
+    yield begin, before + _GRAM
+
+
+def _grown(part: str, other: str, low: int) -> int:
+    """How much of the beginning of `part` is in `other`; at least `low` characters are."""
+    high = len(part)
+    while low < high:
+        length = (low + high + 1) // 2
+        low, high = (length, high) if part[:length] in other else (low, length - 1)
+    return low
+
+
+def _short_common_substring(one: str, other: str) -> int:
+    """The same for texts that share less than a gram, by bisection over the length."""
+    low, high = 0, min(len(one), len(other), _GRAM - 1)
     while low < high:
         length = (low + high + 1) // 2
         parts = {one[at : at + length] for at in range(len(one) - length + 1)}

@@ -8,6 +8,8 @@ import pickle
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentcgroup.errors import InvalidValueError
 from agentcgroup.supervisor.features import FEATURE_SETS, feature_set, rows_of
@@ -109,6 +111,26 @@ def test_paper_features() -> None:
 )
 def test_common_substring(one: str, other: str, length: int) -> None:
     assert common_substring(one, other) == length
+
+
+@st.composite
+def alike_texts(draw: st.DrawFn) -> tuple[str, str]:
+    """Texts of few letters and shared parts: many grams in common, in another order."""
+    parts = draw(st.lists(st.text("ab ", max_size=30), min_size=1, max_size=6))
+    one = draw(st.permutations(parts))
+    other = draw(st.lists(st.sampled_from(parts), max_size=6))
+    return "".join(one), "x".join(other)
+
+
+@given(alike_texts())
+def test_common_substring_is_what_trying_all_gives(texts: tuple[str, str]) -> None:
+    one, other = texts
+    longest = max(
+        (end - begin for begin in range(len(one)) for end in range(begin, len(one) + 1)
+         if one[begin:end] in other),
+        default=0,
+    )  # fmt: skip
+    assert common_substring(one, other) == longest
 
 
 @pytest.mark.parametrize("name", sorted(FEATURE_SETS))
