@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.agents]
 AGENT = Path(__file__).with_name("hooked_agent.py")
 
 
+@pytest.mark.long
 def test_hooks_and_mcp_in_a_session(daemon: PrivateDaemon, tmp_path: Path) -> None:
     daemon.start()
     env = {**os.environ, "AGENTCGROUP_SOCKET": str(daemon.socket), "HOME": str(tmp_path)}

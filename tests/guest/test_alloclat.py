@@ -25,6 +25,7 @@ def test_without_bcc_one_line_says_what_to_install(daemon: PrivateDaemon) -> Non
 
 
 @pytest.mark.bcc
+@pytest.mark.long
 def test_counts_the_faults_of_each_session(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     for name in ("s", "t"):
@@ -45,6 +46,7 @@ def test_counts_the_faults_of_each_session(daemon: PrivateDaemon) -> None:
 
 
 @pytest.mark.bcc
+@pytest.mark.long
 def test_sees_the_sleep_over_the_grant_and_ends_with_the_session(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     client.create_session("s", memory="200M", memory_reserve="64M")

@@ -146,6 +146,7 @@ def test_what_can_never_fit_is_75(daemon: PrivateDaemon, tmp_path: Path) -> None
 # --- sessions
 
 
+@pytest.mark.long
 def test_session_names(daemon: PrivateDaemon) -> None:
     with unchanged():
         for name in ("a/b", "../x", LONG, "", ".", "tools", "a\nb", "-x"):
@@ -169,6 +170,7 @@ def test_session_names(daemon: PrivateDaemon) -> None:
 
 
 @pytest.mark.smoke
+@pytest.mark.long
 def test_session_budgets(daemon: PrivateDaemon) -> None:
     cases = (
         (["--memory", "900G"], ["memory", "966367641600", "host's budget is", "at most that"]),
@@ -352,6 +354,7 @@ def test_who_is_not_root_is_77(place: Place) -> None:
 
 
 @pytest.mark.smoke
+@pytest.mark.long
 def test_traces_without_samples(tmp_path: Path) -> None:
     empty, hollow, broken = (tmp_path / name for name in ("empty", "hollow", "broken"))
     for directory in (empty, hollow, broken):

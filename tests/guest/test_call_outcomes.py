@@ -168,6 +168,7 @@ def swap() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("swap")
+@pytest.mark.long
 def test_no_swap_unless_declared(host: Host) -> None:
     options = ["--memory", "48M", "--memory-max", "48M"]
     hog = "x = bytearray(b'z' * (90 << 20)); print('done')"

@@ -137,6 +137,7 @@ class TestHandle:
         finally:
             os.close(fd)
 
+    @pytest.mark.long
     def test_more_processes_than_one_read_returns(self, root: Cgroup) -> None:
         call = root.create("call")
         script = "for i in $(seq 1200); do sleep 1000 & done; echo ok; wait"

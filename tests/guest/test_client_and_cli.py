@@ -119,6 +119,7 @@ def test_agent_in_a_session_of_its_own(daemon: PrivateDaemon) -> None:
 
 
 @pytest.mark.agents
+@pytest.mark.long
 def test_agent_within_a_call_is_nested(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     client.create_session("s", memory="300M")
@@ -134,6 +135,7 @@ def test_agent_within_a_call_is_nested(daemon: PrivateDaemon) -> None:
     assert outcome_of(call).exit_code == 0
 
 
+@pytest.mark.long
 def test_restart_of_the_daemon_in_mid_call(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     client.create_session("s", memory="300M")
@@ -154,6 +156,7 @@ def test_restart_of_the_daemon_in_mid_call(daemon: PrivateDaemon) -> None:
     assert daemon.orphans() == []
 
 
+@pytest.mark.long
 def test_refusals_name_the_remedy(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     client.create_session("s", memory="128M")
@@ -171,6 +174,7 @@ def test_refusals_name_the_remedy(daemon: PrivateDaemon) -> None:
     assert [s.name for s in client.sessions()] == ["s"]
 
 
+@pytest.mark.long
 def test_attach_and_detach(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     agent = subprocess.Popen(["sh", "-c", "sleep 600 & wait"])
@@ -194,6 +198,7 @@ def test_attach_and_detach(daemon: PrivateDaemon) -> None:
         agent.wait()
 
 
+@pytest.mark.long
 def test_operators_commands(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     client.create_session("s", memory="256M", labels={"team": "x"})
@@ -225,6 +230,7 @@ def test_events_are_followed(daemon: PrivateDaemon) -> None:
     assert all(record["session"] == "s" and record["call"] for record in seen)
 
 
+@pytest.mark.long
 def test_doctor_without_a_daemon_leaves_nothing(tmp_path: Path) -> None:
     env = {**os.environ, "AGENTCGROUP_SOCKET": str(tmp_path / "none.sock")}
     before = {p.name for p in Path("/sys/fs/cgroup").iterdir()}

@@ -103,6 +103,7 @@ def test_begin(rig: PrivateDaemon, point: str) -> None:
 
 
 @pytest.mark.parametrize("point", points("grant."))
+@pytest.mark.long
 def test_grant(rig: PrivateDaemon, point: str) -> None:
     """It needs more than its grant while nobody can grant: the guardian raises it."""
     go = fifo(rig)

@@ -8,6 +8,7 @@ nothing of us: each `docker exec` is a call, labels say what it may, and the out
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -28,6 +29,7 @@ AGENTS_END_WITHIN_S = 1800
 LABELS = ("--label", "agentcgroup.adopt=yes", "--memory", "400m")
 # What the comments of the script say to who reads them.
 OUTSIDE = ("--label", "agentcgroup.call.timeout_s=120", "--label", "agentcgroup.call.pids_max=50")
+START = f'exec {sys.executable} {SCRIPT} "$1" >"$1/told" 2>"$1/errors"'
 QUIET = {"MSWEA_SILENT_STARTUP": "1", "WAIT_FOR": "go"}
 
 
@@ -42,8 +44,13 @@ class Agent:
     def has_ended(self) -> bool:
         raise NotImplementedError
 
-    def told(self) -> Any:
+    def status(self) -> int:
         raise NotImplementedError
+
+    def told(self) -> Any:
+        """What the agent printed, which went well."""
+        assert self.status() == 0, (self.name, self.status(), (self.folder / "errors").read_text())
+        return json.loads((self.folder / "told").read_text().splitlines()[-1])
 
     def close(self) -> None:
         """Nothing by default."""
@@ -59,17 +66,14 @@ class Inside(Agent):
         options = [word for name, value in env.items() for word in ("-e", f"{name}={value}")]
         self.box = engine.run_debian(
             self.name, *LABELS, *options, "-v", f"{daemon.socket.parent}:{SOCKET_DIRECTORY}:ro",
-            "-v", f"{folder}:{folder}", command=(sys.executable, str(SCRIPT), str(folder)),
+            "-v", f"{folder}:{folder}", command=("sh", "-c", START, SCRIPT.name, str(folder)),
         )  # fmt: skip
 
     def has_ended(self) -> bool:
         return not self.box.inspect()["State"]["Running"]
 
-    def told(self) -> Any:
-        state = self.box.inspect()["State"]
-        said = self.engine.docker("logs", self.name)
-        assert state["ExitCode"] == 0 and not state["OOMKilled"], (state, said)
-        return json.loads(said.splitlines()[-1])
+    def status(self) -> int:
+        return int(self.box.inspect()["State"]["ExitCode"])
 
     def check(self, told: Any) -> None:
         hog, bomb, server, started, tests, again = told["read"]
@@ -91,8 +95,7 @@ class Outside(Agent):
         image = [IMAGE, *LABELS, *OUTSIDE, *DEBIAN, "-e", f"PATH={os.environ['PATH']}",
                  "--label", f"agentcgroup.name={self.name}", "--network", "none",
                  "-v", f"{folder}:{folder}"]  # fmt: skip
-        self.output = folder / "told"
-        with self.output.open("wb") as output, (folder / "errors").open("wb") as errors:
+        with (folder / "told").open("wb") as output, (folder / "errors").open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, str(SCRIPT), str(folder), *image],
                 env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
@@ -101,9 +104,9 @@ class Outside(Agent):
     def has_ended(self) -> bool:
         return self.process.poll() is not None
 
-    def told(self) -> Any:
-        assert self.process.returncode == 0, (self.folder / "errors").read_text()
-        return json.loads(self.output.read_text().splitlines()[-1])
+    def status(self) -> int:
+        assert self.process.returncode is not None
+        return self.process.returncode
 
     def check(self, told: Any) -> None:
         hog, bomb, server, started, tests, again = told["read"]
@@ -171,10 +174,17 @@ def test_all_agents_survive_and_each_result_has_its_reason(
     finally:
         for agent in agents:
             agent.close()
-        listed = engine.docker("ps", "-aq").split()
-        if listed:
-            engine.docker("rm", "-f", *listed)
+        # mini-swe-agent removes what it started by itself, at the same time.
+        until(lambda: not remove_all(engine), "containers are gone", engine.log_text)
     until(lambda: not daemon.client.sessions(), "sessions end with them", daemon.log_text)
+
+
+def remove_all(engine: DockerEngine) -> list[str]:
+    listed = engine.docker("ps", "-aq").split()
+    for name in listed:
+        with contextlib.suppress(AssertionError):
+            engine.docker("rm", "-f", name)
+    return listed
 
 
 def check_reasons(why: list[tuple[str, str]]) -> None:

@@ -120,6 +120,7 @@ def test_delays_are_as_long_as_told_and_bounded(module: bool, leaf: Path) -> Non
         hooks.close()
 
 
+@pytest.mark.long
 def test_the_table_is_looked_up_as_the_daemon_would(module: bool, leaf: Path) -> None:
     if not module:
         return
@@ -167,6 +168,7 @@ def test_the_table_is_looked_up_as_the_daemon_would(module: bool, leaf: Path) ->
         hooks.close()
 
 
+@pytest.mark.long
 def test_a_kill_and_a_thaw_end_a_delay(module: bool, leaf: Path) -> None:
     if not module:
         return
@@ -216,6 +218,7 @@ def test_one_holder_at_a_time(module: bool) -> None:
     MemcgOps.open().close()
 
 
+@pytest.mark.long
 def test_detach_and_unload_under_load(module: bool, leaf: Path) -> None:
     if not module:
         return
@@ -296,6 +299,7 @@ def test_demanded_and_absent_nothing_is_started(setting: dict[str, str]) -> None
         assert not daemon.root.exists() and not daemon.socket.exists()
 
 
+@pytest.mark.long
 def test_a_call_above_its_grant_is_delayed_by_the_daemon(module: bool) -> None:
     settings = {"step": "1M", "delay_burst_pct": 0, "delay_max_ms": 100, "throttle_max_ms": 3000}
     with PrivateDaemon(daemon={"memcg_ops": "on"}, policy=settings) as daemon:
@@ -329,6 +333,7 @@ def test_a_call_above_its_grant_is_delayed_by_the_daemon(module: bool) -> None:
         unload()
 
 
+@pytest.mark.long
 def test_detached_under_load_the_daemon_demotes_and_calls_go_on(module: bool) -> None:
     if not module:
         return
@@ -350,6 +355,7 @@ def test_detached_under_load_the_daemon_demotes_and_calls_go_on(module: bool) ->
         assert layers_of_a_call(daemon, "low") == ["files", "events"]
 
 
+@pytest.mark.long
 def test_a_killed_daemon_leaves_no_hook(module: bool) -> None:
     if not module:
         return

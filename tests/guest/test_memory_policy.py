@@ -69,6 +69,7 @@ def swap() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("swap")
+@pytest.mark.long
 def test_what_a_lower_call_may_swap_out_goes_to_the_higher_one(
     small: PrivateDaemon, release: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_what_a_lower_call_may_swap_out_goes_to_the_higher_one(
         assert shim.outcome["reason"] == "completed", shim.outcome
 
 
+@pytest.mark.long
 def test_page_cache_of_a_lower_call_goes_to_the_higher_one(
     small: PrivateDaemon, release: Path
 ) -> None:
@@ -113,6 +115,7 @@ def test_page_cache_of_a_lower_call_goes_to_the_higher_one(
     assert hungry.outcome["reason"] == reader.outcome["reason"] == "completed"
 
 
+@pytest.mark.long
 def test_the_first_grant_is_learned_and_survives_a_restart(
     daemon: PrivateDaemon, release: Path
 ) -> None:

@@ -99,6 +99,7 @@ def daemon_cpu_s(daemon: PrivateDaemon) -> float:
 
 
 @pytest.mark.smoke
+@pytest.mark.long
 def test_observed_calls_are_decided_about_and_never_held(
     daemon: PrivateDaemon, events: list[dict[str, Any]]
 ) -> None:

@@ -77,6 +77,7 @@ def test_without_the_bpf_objects_it_says_so_once_and_works(small: PrivateDaemon)
     assert len(told) == 1, told
 
 
+@pytest.mark.long
 def test_the_daemon_cannot_be_paged_out(small: PrivateDaemon) -> None:
     """Under pressure the kernel drops code that it can read again; not the daemon's."""
     small.start()
@@ -116,6 +117,7 @@ def read_only_cgroupfs() -> Iterator[None]:
         subprocess.run(["mount", "-o", "remount,bind,rw", CGROUPFS], check=True)
 
 
+@pytest.mark.long
 def test_writes_that_are_refused_are_made_later(small: PrivateDaemon) -> None:
     small.start()
     calls = started(small)
@@ -131,6 +133,7 @@ def test_writes_that_are_refused_are_made_later(small: PrivateDaemon) -> None:
     assert "Traceback" not in small.log_text()
 
 
+@pytest.mark.long
 def test_a_daemon_that_pauses_under_load_loses_nobody(small: PrivateDaemon) -> None:
     """Events pile up meanwhile, and lines are met that nobody moves."""
     small.start()

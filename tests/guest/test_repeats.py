@@ -52,6 +52,7 @@ def test_the_static_program_exits_75(daemon: PrivateDaemon) -> None:
     assert "was killed for memory" in json.dumps(again.outcome)
 
 
+@pytest.mark.long
 def test_replanned_with_more() -> None:
     with PrivateDaemon(policy={"repeat_oom": "replan"}) as daemon:
         client = daemon.start().client

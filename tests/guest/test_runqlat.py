@@ -65,6 +65,7 @@ def test_without_bcc_one_line_says_what_to_install(daemon: PrivateDaemon) -> Non
 
 
 @pytest.mark.bcc
+@pytest.mark.long
 def test_two_on_one_cpu_wait_a_slice_and_one_alone_does_not(daemon: PrivateDaemon) -> None:
     """In one measurement, because starting BCC takes the longest; naps for the wake-ups."""
     client = daemon.start().client

@@ -108,6 +108,7 @@ def test_the_daemon_goes_on_without_it_and_says_so_once(
         (["--cpu", "sched_ext", "--memory", "files,gate"], "daemon.memory_layers", "files,gate"),
     ],
 )
+@pytest.mark.long
 def test_demanded_and_absent_nothing_is_started(
     no_place: str, options: list[str], field: str, value: str
 ) -> None:
@@ -127,6 +128,7 @@ def test_demanded_and_absent_nothing_is_started(
 
 
 @pytest.mark.sched_ext
+@pytest.mark.long
 def test_classes_and_ranks_of_sessions_and_calls_reach_the_kernel(daemon: PrivateDaemon) -> None:
     daemon.start()
     status = daemon.client.status()
@@ -216,6 +218,7 @@ def test_a_lower_priority_waits_while_a_higher_one_reclaims() -> None:
 
 
 @pytest.mark.sched_ext
+@pytest.mark.long
 def test_a_killed_daemon_leaves_it_to_its_successor_and_a_stopped_one_does_not(
     daemon: PrivateDaemon,
 ) -> None:
@@ -247,6 +250,7 @@ def test_a_killed_daemon_leaves_it_to_its_successor_and_a_stopped_one_does_not(
 
 
 @pytest.mark.sched_ext
+@pytest.mark.long
 def test_an_ejection_is_told_and_weights_stay_in_force(daemon: PrivateDaemon) -> None:
     daemon.start()
     daemon.client.create_session("s", priority=Priority.LOW)

@@ -126,6 +126,7 @@ def test_a_cgroup_is_killed_and_removed_while_its_tasks_wait(
         assert time.monotonic() - before_s < 5.0
 
 
+@pytest.mark.long
 def test_tasks_go_on_wherever_their_cpus_are(
     scheduler: Opener, busy: Starter, scratch_cgroup: Path
 ) -> None:

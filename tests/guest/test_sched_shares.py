@@ -46,6 +46,7 @@ def ours(kernel_role: str) -> Iterator[bool]:
         yield False
 
 
+@pytest.mark.long
 def test_shares_follow_the_weights(kernel_role: str) -> None:
     with ours(kernel_role) as there, program("load") as load:
         for tree in (cpu_shares.FLAT, cpu_shares.NESTED_1_3) if there else ():

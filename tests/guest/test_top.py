@@ -60,6 +60,7 @@ def three_calls(daemon: PrivateDaemon) -> tuple[str, str, str]:
     return uses, frozen, next(c.call for c in client.live_calls() if c.state == "queued")
 
 
+@pytest.mark.long
 def test_json_tells_what_each_call_uses_and_waits_for(daemon: PrivateDaemon) -> None:
     uses, frozen, queued = three_calls(daemon)
     told = top_json(daemon)
@@ -89,6 +90,7 @@ def test_json_tells_what_each_call_uses_and_waits_for(daemon: PrivateDaemon) -> 
     assert (third["layers"], third["cpu_pct"], third["grant_bytes"]) == ([], None, None)
 
 
+@pytest.mark.long
 def test_live_with_keys(daemon: PrivateDaemon) -> None:
     uses, frozen, queued = three_calls(daemon)
     command = ["agentcgroup", "top"]
