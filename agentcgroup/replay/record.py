@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..cgroupfs.handle import Cgroup
+from ..cgroupfs.kept import KeptFiles
 from ..client import Client
 from ..errors import AgentCgroupError
 from ..trace.format import TraceWriter
@@ -64,7 +65,7 @@ class SessionRecording:
             self._recorder = Recorder(
                 writer,
                 self._session,
-                self._tree.cgroup,
+                self._stack.enter_context(KeptFiles(self._tree.cgroup)),
                 now_ns=time.monotonic_ns,
                 interval_ms=self._interval_ms,
             )
@@ -83,9 +84,9 @@ class SessionRecording:
         """Run one command to its end; its exit status, 128 + signal if it was killed."""
         self._count += 1
         call = f"c{self._count}"
-        with self._tree.session(call) as leaf:
+        with self._tree.session(call) as leaf, KeptFiles(leaf) as kept:
             command = (text or shlex.join(argv))[:4096]
-            self._recorder.begin(call, leaf, tool=tool, command=command)
+            self._recorder.begin(call, kept, tool=tool, command=command)
             code: int | None = None
             try:
                 process = start_in(leaf.move, argv, **{"start_new_session": False, **options})
@@ -138,7 +139,8 @@ def record_session(
     with ExitStack() as stack:
         stack.enter_context(cgroup)
         writer = stack.enter_context(TraceWriter(out, _host()))
-        recorder = Recorder(writer, name, cgroup, now_ns=time.monotonic_ns, interval_ms=interval_ms)
+        kept = stack.enter_context(KeptFiles(cgroup))
+        recorder = Recorder(writer, name, kept, now_ns=time.monotonic_ns, interval_ms=interval_ms)
         recorder.about(about="recorded from a live session")
         recorder.sample()
         recorder.start()
@@ -172,7 +174,7 @@ class _Follower(threading.Thread):
         self._cgroup = cgroup
         self._recorder = recorder
         self._stop_event = stop
-        self._leaves: dict[str, Cgroup] = {}
+        self._leaves: dict[str, KeptFiles] = {}
         self.ended = threading.Event()
         self.calls = 0
         self.error: AgentCgroupError | None = None
@@ -200,7 +202,7 @@ class _Follower(threading.Thread):
         if record["kind"] == "call_begin" and call is not None:
             self.calls += 1
             with contextlib.suppress(OSError):  # it may have ended already
-                leaf = self._cgroup.child("tools").child(call)
+                leaf = KeptFiles(self._cgroup.child("tools").child(call), owned=True)
                 self._leaves[call] = leaf
                 self._recorder.watch(call, leaf)
 

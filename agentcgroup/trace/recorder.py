@@ -14,10 +14,20 @@ from typing import Any, Protocol
 from .format import TraceWriter
 from .records import Record
 
-__all__ = ["Recorder", "TextSource", "sample_fields"]
+__all__ = ["FILES", "Recorder", "Sampler", "TextSource"]
 
+RARELY_NS = 500_000_000
+MEMORY_CURRENT, MEMORY_SWAP_CURRENT = "memory.current", "memory.swap.current"
+MEMORY_STAT, CPU_STAT, IO_STAT, PIDS_CURRENT = "memory.stat", "cpu.stat", "io.stat", "pids.current"
+PRESSURE = {resource: f"{resource}.pressure" for resource in ("memory", "cpu", "io")}
 # memory.stat's key -> the record's field.
 _STAT = {"anon": "anon_bytes", "file": "file_bytes", "inactive_file": "inactive_file_bytes"}
+
+
+FILES = (
+    MEMORY_CURRENT, CPU_STAT, MEMORY_SWAP_CURRENT, MEMORY_STAT, PIDS_CURRENT, IO_STAT,
+    *PRESSURE.values(),
+)  # fmt: skip
 
 
 class TextSource(Protocol):
@@ -26,28 +36,59 @@ class TextSource(Protocol):
     def try_read(self, file: str) -> str | None: ...
 
 
-def sample_fields(source: TextSource) -> Record:
-    """What one look at a cgroup gives; fields of missing files are left out."""
+class Sampler:
+    """Looks at one cgroup again and again.
+
+    Kinds of memory are read again when the cgroup holds something else or used CPU: else nothing
+    ran in it. Processes, I/O and pressure are read every RARELY_NS; their figures are sums, so
+    nothing is lost between.
+    """
+
+    def __init__(self, source: TextSource) -> None:
+        self._source = source
+        self._moving: Record = {}
+        self._kinds: Record = {}
+        self._due_ns: int | None = None
+
+    def look(self, now_ns: int, *, whole: bool = False) -> Record:
+        """Fields of a sample; those of missing files are left out. `whole`: read all there is."""
+        moving: Record = {}
+        _add_number(moving, "memory_current_bytes", self._source.try_read(MEMORY_CURRENT))
+        used = _figure(self._source.try_read(CPU_STAT), "usage_usec")
+        if used is not None:
+            moving["cpu_usage_us"] = used
+        if whole or moving != self._moving or len(moving) < 2:
+            self._moving, self._kinds = moving, _memory_fields(self._source)
+        found = {**moving, **self._kinds}
+        if whole or self._due_ns is None or now_ns >= self._due_ns:
+            self._due_ns = now_ns + RARELY_NS
+            found |= _rare_fields(self._source)
+        return found
+
+
+def _memory_fields(source: TextSource) -> Record:
     found: Record = {}
-    for file, field in (
-        ("memory.current", "memory_current_bytes"),
-        ("memory.swap.current", "swap_current_bytes"),
-        ("pids.current", "pids_count"),
-    ):
-        text = source.try_read(file)
-        if text is not None and text.strip().isdecimal():
-            found[field] = int(text)
-    for key, value in _keyed(source.try_read("memory.stat")):
-        if key in _STAT:
-            found[_STAT[key]] = value
-    for key, value in _keyed(source.try_read("cpu.stat")):
-        if key == "usage_usec":
-            found["cpu_usage_us"] = value
-            break
-    found |= _io_fields(source.try_read("io.stat"))
-    for resource in ("memory", "cpu", "io"):
-        found |= _pressure_fields(resource, source.try_read(f"{resource}.pressure"))
+    _add_number(found, "swap_current_bytes", source.try_read(MEMORY_SWAP_CURRENT))
+    stat = source.try_read(MEMORY_STAT)
+    for key, field in _STAT.items():
+        value = _figure(stat, key)
+        if value is not None:
+            found[field] = value
     return found
+
+
+def _rare_fields(source: TextSource) -> Record:
+    found: Record = {}
+    _add_number(found, "pids_count", source.try_read(PIDS_CURRENT))
+    found |= _io_fields(source.try_read(IO_STAT))
+    for resource, file in PRESSURE.items():
+        found |= _pressure_fields(resource, source.try_read(file))
+    return found
+
+
+def _add_number(found: Record, field: str, text: str | None) -> None:
+    if text is not None and text.strip().isdecimal():
+        found[field] = int(text)
 
 
 def _io_fields(text: str | None) -> Record:
@@ -65,17 +106,27 @@ def _io_fields(text: str | None) -> Record:
 def _pressure_fields(resource: str, text: str | None) -> Record:
     """Total us that some, and that all, stood still for want of the resource."""
     found: Record = {}
-    for line in (text or "").splitlines():
-        share, _, figures = line.partition(" ")
-        total = figures.rpartition("total=")[2]
-        if share in ("some", "full") and total.isdecimal():
-            found[f"{resource}_{share}_us"] = int(total)
+    for line in (text or "").split("\n"):
+        total = line[line.rfind("total=") + 6 :]
+        if total.isdecimal() and line[:4] in ("some", "full"):
+            found[f"{resource}_{line[:4]}_us"] = int(total)
     return found
 
 
-def _keyed(text: str | None) -> list[tuple[str, int]]:
-    pairs = (line.partition(" ") for line in (text or "").splitlines())
-    return [(key, int(value)) for key, _, value in pairs if value.isdecimal()]
+def _figure(text: str | None, key: str) -> int | None:
+    """Of one line of a flat keyed file, without a look at the others."""
+    if text is None:
+        return None
+    if text.startswith(f"{key} "):
+        begin = len(key) + 1
+    else:
+        begin = text.find(f"\n{key} ")
+        if begin < 0:
+            return None
+        begin += len(key) + 2
+    end = text.find("\n", begin)
+    value = text[begin:] if end < 0 else text[begin:end]
+    return int(value) if value.isdecimal() else None
 
 
 class Recorder(threading.Thread):
@@ -96,10 +147,10 @@ class Recorder(threading.Thread):
         super().__init__(name="trace recorder", daemon=True)
         self._writer = writer
         self._session = session
-        self._source = source
+        self._sampler = Sampler(source)
         self._now_ns = now_ns
         self._interval_s = interval_ms / 1000
-        self._calls: dict[str, TextSource] = {}
+        self._calls: dict[str, tuple[TextSource, Sampler]] = {}
         self._lock = threading.Lock()
         self._stop_event = threading.Event()
         self.error: OSError | None = None
@@ -111,13 +162,13 @@ class Recorder(threading.Thread):
     def begin(self, call: str, source: TextSource, **fields: Any) -> None:
         with self._lock:
             self._put("call_begin", call, fields)
-            self._calls[call] = source
+            self._calls[call] = source, Sampler(source)
 
     def end(self, call: str, **fields: Any) -> None:
         """The call's last sample, its peak and its end."""
         with self._lock:
-            source = self._calls.pop(call)
-            last = sample_fields(source)
+            source, sampler = self._calls.pop(call)
+            last = sampler.look(self._now_ns(), whole=True)
             if last:
                 self._put("sample", call, last)
             peak = source.try_read("memory.peak")
@@ -133,7 +184,7 @@ class Recorder(threading.Thread):
     def watch(self, call: str, source: TextSource) -> None:
         """Sample a call whose beginning is noted by another one, until `unwatch`."""
         with self._lock:
-            self._calls[call] = source
+            self._calls[call] = source, Sampler(source)
 
     def unwatch(self, call: str) -> None:
         with self._lock:
@@ -146,13 +197,14 @@ class Recorder(threading.Thread):
         except OSError as problem:  # a full disk; the owner learns of it from stop()
             self.error = problem
 
-    def sample(self) -> None:
+    def sample(self, *, whole: bool = False) -> None:
         with self._lock:
-            fields = sample_fields(self._source)
+            now_ns = self._now_ns()
+            fields = self._sampler.look(now_ns, whole=whole)
             if fields:
                 self._put("sample", None, fields)
-            for call, source in self._calls.items():
-                fields = sample_fields(source)
+            for call, (_, sampler) in self._calls.items():
+                fields = sampler.look(now_ns, whole=whole)
                 if fields:
                     self._put("sample", call, fields)
 
@@ -163,7 +215,7 @@ class Recorder(threading.Thread):
             self.join()
         if self.error is not None:
             raise self.error
-        self.sample()
+        self.sample(whole=True)
         self._write("end", None, {})
 
     def _write(self, kind: str, call: str | None, fields: Record) -> None:

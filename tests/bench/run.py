@@ -33,6 +33,7 @@ BENCHMARKS = (
     Benchmark("reaction", "tests/bench/reaction.py", 1),
     Benchmark("overhead", "tests/bench/overhead.py", 1),
     Benchmark("roundtrip", "tests/bench/roundtrip.py", 1),
+    Benchmark("recorder", "tests/bench/recorder.py", 1),
     Benchmark("takeback", "tests/bench/takeback.py", 1),
     Benchmark("cpu_shares", "tests/bench/cpu_shares.py", 2),
     Benchmark("cpu_quota", "tests/bench/cpu_quota.py", 2, timeout_s=7200),

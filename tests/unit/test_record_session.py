@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +31,12 @@ class Group:
         self.closed = False
         self.leaf: Group | None = None
 
-    def try_read(self, file: str) -> str | None:
-        return str(self.memory) if file == "memory.current" else None
+    def open_file(self, file: str, flags: int) -> int:
+        if file != "memory.current":
+            raise FileNotFoundError(errno.ENOENT, "no such file", file)
+        fd = os.memfd_create(file)
+        os.write(fd, str(self.memory).encode())
+        return fd
 
     def child(self, name: str) -> Group:
         if name == "tools":

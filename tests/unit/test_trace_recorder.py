@@ -12,7 +12,7 @@ from agentcgroup.clock import FakeClock
 from agentcgroup.trace.convert import records_of
 from agentcgroup.trace.format import TraceWriter, read_trace
 from agentcgroup.trace.load import load_session_trace
-from agentcgroup.trace.recorder import Recorder, sample_fields
+from agentcgroup.trace.recorder import Recorder, Sampler
 
 SMALL = Path(__file__).parents[1] / "data-small"
 
@@ -27,15 +27,40 @@ class Texts:
         return self.files.get(file)
 
 
+def test_what_only_moves_when_something_runs_is_read_when_something_ran() -> None:
+    reads: list[str] = []
+
+    class Counted(Texts):
+        def try_read(self, file: str) -> str | None:
+            reads.append(file)
+            return super().try_read(file)
+
+    source = Counted(
+        memory__current="4096", memory__stat="anon 1", cpu__stat="usage_usec 5",
+        pids__current="2", cpu__pressure="some avg10=0.00 total=7",
+    )  # fmt: skip
+    sampler = Sampler(source)
+    first = sampler.look(0)
+    assert first["anon_bytes"] == 1 and first["cpu_some_us"] == 7 and first["pids_count"] == 2
+    reads.clear()
+    still = sampler.look(100_000_000)
+    assert "memory.stat" not in reads and "cpu.pressure" not in reads
+    assert still["anon_bytes"] == 1 and "cpu_some_us" not in still
+    source.files |= {"cpu.stat": "usage_usec 6", "memory.stat": "anon 9"}
+    assert sampler.look(200_000_000)["anon_bytes"] == 9
+    assert "cpu_some_us" in sampler.look(600_000_000)
+    assert "cpu_some_us" in sampler.look(600_000_001, whole=True)
+
+
 def test_fields_of_missing_files_are_left_out() -> None:
-    assert sample_fields(Texts()) == {}
+    assert Sampler(Texts()).look(0) == {}
     full = Texts(
         memory__current="4096\n",
         memory__stat="anon 100\nfile 50\ninactive_file 7\nslab 3",
         cpu__stat="usage_usec 12\nuser_usec 5",
         pids__current="2",
     )
-    assert sample_fields(full) == {
+    assert Sampler(full).look(0) == {
         "memory_current_bytes": 4096,
         "anon_bytes": 100,
         "file_bytes": 50,
@@ -51,14 +76,14 @@ def test_io_and_pressure_are_totals() -> None:
         memory__pressure="some avg10=0.00 avg60=0.00 avg300=0.00 total=17\nfull avg10=0.00 total=3",
         cpu__pressure="some avg10=1.00 total=9\ngarbage\nfull total=",
     )
-    assert sample_fields(full) == {
+    assert Sampler(full).look(0) == {
         "io_read_bytes": 105,
         "io_write_bytes": 7,
         "memory_some_us": 17,
         "memory_full_us": 3,
         "cpu_some_us": 9,
     }
-    assert sample_fields(Texts(io__stat="")) == {}
+    assert Sampler(Texts(io__stat="")).look(0) == {}
 
 
 def test_records_of_another_are_passed_on_and_their_calls_sampled(tmp_path: Path) -> None:
