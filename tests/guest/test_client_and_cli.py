@@ -59,7 +59,6 @@ def outcome_of(result: Any) -> Outcome:
     return result.outcome
 
 
-@pytest.mark.smoke
 def test_commands_of_a_call_share_its_leaf(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     client.create_session("s", memory="300M")

@@ -12,7 +12,7 @@ from harness import PrivateDaemon
 from agentcgroup.trace.format import read_trace
 from agentcgroup.trace.load import load_session_trace
 
-pytestmark = [pytest.mark.guest, pytest.mark.smoke]
+pytestmark = [pytest.mark.guest]
 
 GROW = "x = bytearray(b'x' * (150 << 20)); import time; time.sleep(1)"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from harness import PrivateDaemon, Shim, read_value, until
 
-pytestmark = [pytest.mark.guest, pytest.mark.smoke]
+pytestmark = [pytest.mark.guest]
 MIB = 1 << 20
 
 # Grows to the sizes (MiB) it is given, one after another; stays at the last one until told.
@@ -157,6 +157,7 @@ def test_a_call_begins_with_a_part_and_gets_the_rest_later(
     assert second.wait() == 0 and second.outcome["reason"] == "completed"
 
 
+@pytest.mark.smoke
 def test_three_that_do_not_fit_together_all_complete(small: PrivateDaemon, release: Path) -> None:
     """Peaks of 200, 180 and 180 MiB in 400; each gives everything back at its end."""
     for name, priority in (("high", "high"), ("low-1", "low"), ("low-2", "low")):

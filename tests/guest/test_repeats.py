@@ -13,7 +13,7 @@ from agentcgroup import Client
 from agentcgroup.errors import RefusedError
 from agentcgroup.types.outcomes import Reason
 
-pytestmark = [pytest.mark.guest, pytest.mark.smoke]
+pytestmark = [pytest.mark.guest]
 
 HOG = [sys.executable, "-c", "x = bytearray(90 << 20); x[::4096] = b'x' * len(x[::4096])"]
 WISHES = {"memory_max": "48M"}
@@ -25,6 +25,7 @@ def reason(client: Client, **intent: object) -> Reason | None:
     return outcome.reason
 
 
+@pytest.mark.smoke
 def test_refused_unless_something_changes(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     client.create_session("s", memory="300M")

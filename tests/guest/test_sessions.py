@@ -134,7 +134,6 @@ def test_ephemeral_sessions_end_with_their_agent(daemon: PrivateDaemon, place: P
 # --- changing them
 
 
-@pytest.mark.smoke
 def test_update(daemon: PrivateDaemon) -> None:
     daemon.client.create_session("u", memory="256M")
     room = daemon.root / "u"

@@ -15,7 +15,7 @@ from terminal_program import ENTER_SCREEN, TerminalProgram
 
 from agentcgroup.units import MIB
 
-pytestmark = [pytest.mark.guest, pytest.mark.smoke]
+pytestmark = [pytest.mark.guest]
 
 GROW = """
 import sys, time
