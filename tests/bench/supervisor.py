@@ -101,14 +101,15 @@ def methods_for(
 
 
 def permuted(table: Table, seed: int) -> dict[str, Any]:
-    """One repeat with the labels of all runs shuffled: drop and waste of full and random."""
+    """One repeat with the labels of all runs shuffled: drop and waste of full, of random and of a
+    rule that needs no label, which stops what has spent the most."""
     labels = [bool(run.success) for run in table.runs]
     random.Random(seed).shuffle(labels)
     runs = tuple(
         replace(run, success=label) for run, label in zip(table.runs, labels, strict=True)
     )  # fmt: skip
     mixed = Table(table.features, runs, table.rows, ~np.array(labels))
-    methods = methods_for(runs, mixed, 0, ["random"])
+    methods = methods_for(runs, mixed, 0, ["random", "spending"])
     found = told(runs, campaign(runs, methods, 1))
     return {
         name: {"drop": m["utility_drop"], "waste_saved": m["steps"]["waste_saved"]}
