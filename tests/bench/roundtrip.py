@@ -8,7 +8,7 @@ call's beginning on: the area between the two curves over the area below the rec
 order in which calls begin and end. `shifted` is the same area when each call's part of the curve
 is compared from that call's own beginning: what is left then is memory, not starting times.
 
-    python roundtrip.py [--rounds 3] [--trace FILE…]
+    python roundtrip.py [--rounds 3] [--trace FILE…] [--keep FOLDER]
 
 With --trace, these traces are what is replayed first, instead of the session of real commands.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import bisect
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,8 @@ from agentcgroup.trace.model import CallSpan, SessionTrace  # noqa: E402
 
 INTERVAL_MS = 50
 GRID_S = 0.05
+# For the recorder to be there.
+START_S = 3.0
 GROW = "import time\nx=[]\nfor _ in range({steps}):\n x.append(b'x' * ({mib}<<20)); time.sleep({s})"
 WORK = (
     ("grow", [sys.executable, "-c", GROW.format(steps=8, mib=24, s=1.0)]),
@@ -54,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="replays, each of the one before")
     parser.add_argument("--trace", type=Path, nargs="*", default=[])
+    parser.add_argument("--keep", type=Path, help="a folder for the traces")
     options = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory() as scratch, PrivateDaemon() as daemon:
@@ -63,6 +67,8 @@ def main() -> None:
             recorded_while(daemon, "work", recorded[0], lambda: work(daemon))
         for path in recorded:
             found += rounds(daemon, path, Path(scratch), options.rounds)
+        if options.keep is not None:
+            shutil.copytree(scratch, options.keep, dirs_exist_ok=True)
     area = [row["area_pct"] for row in found]
     print(json.dumps({
         "interval_ms": INTERVAL_MS, "rounds": found,
@@ -87,6 +93,7 @@ def rounds(daemon: PrivateDaemon, first: Path, scratch: Path, count: int) -> lis
 
 def work(daemon: PrivateDaemon) -> None:
     daemon.client.create_session("work")
+    time.sleep(START_S)
     for label, argv in WORK:
         daemon.shim(*argv, session="work", options=("--label", label)).wait()
         time.sleep(1)

@@ -183,6 +183,10 @@ def test_update_beyond_the_host_changes_nothing(daemon: PrivateDaemon) -> None:
 # --- attach and detach
 
 
+def procs(cgroup: Path) -> set[int]:
+    return {int(pid) for pid in read_value(cgroup, "cgroup.procs").split()}
+
+
 @pytest.mark.agents
 def test_detach_gives_processes_back(daemon: PrivateDaemon, place: Path) -> None:
     origin = CGROUPFS / "origin"
@@ -190,13 +194,12 @@ def test_detach_gives_processes_back(daemon: PrivateDaemon, place: Path) -> None
     try:
         with agent(daemon, place, origin) as mine:
             mine.start("sleep 600")
-            before = {int(pid) for pid in read_value(origin, "cgroup.procs").split()}
-            assert len(before) >= 2
+            before = until(lambda: len(found := procs(origin)) >= 2 and found, "both are there")
             on(daemon, "attach", "pid", str(mine.pid), "--name", "a", "--memory", "200M")
             assert mine.where() == tree(daemon, "a", "agent")
             mine.start("agentcgroup-run -- sleep 600")
             (call,) = until(lambda: daemon.client.session("a").calls, "its call runs")
-            (runner,) = [int(p) for p in read_value(daemon.leaf(call), "cgroup.procs").split()]
+            (runner,) = until(lambda: procs(daemon.leaf(call)), "its command is in its leaf")
             on(daemon, "detach", "a")
             assert mine.where() == where(runner) == "/origin"
             assert all(alive(pid) and where(pid) == "/origin" for pid in before)
