@@ -46,7 +46,7 @@ WORK = (
     ("grow", [sys.executable, "-c", GROW.format(steps=8, mib=24, s=1.0)]),
     ("list", ["sh", "-c", "ls -lR /usr/lib >/dev/null; sleep 3"]),
     ("burst", [sys.executable, "-c", GROW.format(steps=1, mib=300, s=4.0)]),
-    ("sort", ["sh", "-c", "seq 1 1500000 | sort -R | tail -n 1; sleep 2"]),
+    ("sort", ["sh", "-c", "seq 1 150000 | sort -R | tail -n 1; sleep 2"]),
     ("compile", [sys.executable, "-m", "compileall", "-q", "-f", "/usr/lib/python3/dist-packages"]),
     ("saw", [sys.executable, "-c", "import time\nfor _ in range(5):\n x=b'x'*(150<<20)\n"
              " time.sleep(1)\n del x\n time.sleep(1)"]),
