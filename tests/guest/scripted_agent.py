@@ -31,11 +31,11 @@ def environment_of(folder: str, container: list[str]) -> dict[str, Any]:
         image, *arguments = container
         return {
             "environment_class": "docker", "image": image, "run_args": arguments, "cwd": folder,
-            "timeout": 600, "pull_timeout": 300,
+            "timeout": 1200, "pull_timeout": 300,
         }  # fmt: skip
     return {
         "environment_class": "agentcgroup.integrations.mini_swe_agent.ToolCallEnvironment",
-        "cwd": folder, "timeout": 300, "require": True,
+        "cwd": folder, "timeout": 1200, "require": True,
     }  # fmt: skip
 
 
