@@ -27,7 +27,7 @@ from .process import SessionPlan
 from .run import SimulatedPolicy, make_governor
 from .world import World
 
-__all__ = ["CapacityHost", "Cell", "Target", "capacity", "wilson_interval"]
+__all__ = ["POINTS", "CapacityHost", "Cell", "Target", "capacity", "drawn", "wilson_interval"]
 
 POINTS = 100
 Rows = npt.NDArray[np.float64]
@@ -141,7 +141,8 @@ def _search(cell: Cell, tried: Callable[[int], Point], target: Target, precision
     cell.curve.sort(key=lambda point: point.agents)
 
 
-def _drawn(traces: int, agents: int, count: int, seed: int) -> list[tuple[Any, list[int]]]:
+def drawn(traces: int, agents: int, count: int, seed: int) -> list[tuple[Any, list[int]]]:
+    """Of each draw: which trace each agent plays, and in which hundredth it begins."""
     rng = np.random.default_rng(seed)
     return [
         (
@@ -165,7 +166,7 @@ class _Rows:
     def tried(self, agents: int, host: CapacityHost, target: Target) -> Point:
         """A fixed peak is held whenever the agent is there, or not: so all peaks add up."""
         good = 0
-        for chosen, offsets in _drawn(len(self._memory), agents, target.draws, target.seed):
+        for chosen, offsets in drawn(len(self._memory), agents, target.draws, target.seed):
             if self._peaks:
                 most = float(self._memory[chosen, 0].sum())
             else:
@@ -214,7 +215,7 @@ class _Fleet:
     def tried(self, agents: int, host: CapacityHost, target: Target) -> Point:
         runs = [
             self._run(chosen, offsets, host, target)
-            for chosen, offsets in _drawn(len(self._plans), agents, target.runs, target.seed)
+            for chosen, offsets in drawn(len(self._plans), agents, target.runs, target.seed)
         ]
         good = sum(
             kills <= target.max_kills and fmean(slow) <= target.max_slowdown
