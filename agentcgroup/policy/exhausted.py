@@ -52,12 +52,12 @@ def _because(state: PolicyState, call: CallState) -> Because:
     figures = {"room_bytes": room, "kept_bytes": kept, "held_bytes": call.held_bytes}
     if by_session:
         text = (
-            f"the session has {format_bytes(room)} for its tool calls beside"
-            f" {format_bytes(kept)} of its agent, and this one needed more"
+            f"the session has {format_bytes(room)} for tool calls beside {format_bytes(kept)}"
+            " of its agent, background processes and files in tmpfs, and this one needed more"
         )
         return Because(Code.SESSION_FULL, text, figures)
     text = (
-        f"the host has {format_bytes(room)} for tool calls beside {format_bytes(kept)} of its"
-        " agents, and this one needed more"
+        f"the host has {format_bytes(room)} for tool calls beside {format_bytes(kept)} of"
+        " sessions' agents, background processes and files in tmpfs, and this one needed more"
     )
     return Because(Code.HOST_FULL, text, figures)

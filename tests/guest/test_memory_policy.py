@@ -191,6 +191,38 @@ def test_three_that_can_never_finish_end_soon_and_are_told_why(
         assert call.outcome["message"] and call.outcome["retry"] is not None
 
 
+@pytest.mark.long
+def test_who_holds_all_beside_a_grown_agent_is_out_of_memory(
+    small: PrivateDaemon, release: Path, tmp_path: Path
+) -> None:
+    """The agent grew while the call ran: nobody will free what the call still wants."""
+    small.client.create_session("s", memory="300M")
+    hog = "head -c 1G /dev/zero | tail -c 1G >/dev/null"
+    command = ("sh", "-c", f"while [ ! -e {release} ]; do sleep 0.1; done; {hog}")
+    greedy = small.shim(*command, session="s", options=("--memory", "64M"))
+    small.call_of(greedy)
+    agent = subprocess.Popen([sys.executable, "-c", GROW, str(tmp_path / "enough"), "130"])
+    try:
+        (small.root / "s" / "agent" / "cgroup.procs").write_text(str(agent.pid))
+        until(
+            lambda: (small.client.session("s").memory_current_bytes or 0) > 130 * MIB, "it grew"
+        )  # fmt: skip
+        time.sleep(1)  # agents are looked at twice a second
+        release.touch()
+        assert greedy.wait() == 137
+        told = greedy.outcome
+        assert (told["reason"], told["level"]) == ("oom_killed", "session"), told
+        assert "of its agent, background processes and files in tmpfs" in told["message"]
+        assert told["memory_limit_bytes"] < 200 * MIB and not told["retry"]["worthwhile"], told
+        again = small.shim(*command, session="s", options=("--memory", "64M"))
+        assert again.wait() == 75
+        assert "was killed for memory at 1" in again.outcome["message"], again.outcome
+        assert agent.poll() is None
+    finally:
+        agent.kill()
+        agent.wait()
+
+
 def test_what_calls_leave_in_tmpfs_counts_and_is_told(small: PrivateDaemon, release: Path) -> None:
     small.client.create_session("s", memory="200M")
     release.touch()

@@ -69,7 +69,7 @@ def test_who_holds_all_its_session_has_is_out_of_memory() -> None:
     (kill,) = of(act.Kill, story.log)
     assert (kill.call, kill.reason) == ("c1", Reason.OOM_KILLED.value)
     assert kill.because.code is Code.SESSION_FULL
-    assert "250 MiB for its tool calls beside 150 MiB of its agent" in kill.because.text
+    assert "250 MiB for tool calls beside 150 MiB of its agent" in kill.because.text
     assert story.now_ns < 5 * S
 
 
