@@ -44,7 +44,7 @@ class KeptFiles:
                 fd = self._open(file)
             except OSError as error:
                 if error.errno in _FULL:
-                    return self._cgroup.try_read(file)
+                    return self._without_keeping(file)
                 raise
         if fd == _MISSING:
             return None
@@ -59,6 +59,11 @@ class KeptFiles:
                 return None
             raise
 
+    def _without_keeping(self, file: str) -> str | None:
+        """Gives its descriptors back first: somebody needs them, this read does."""
+        self._drop()
+        return self._cgroup.try_read(file)
+
     def _open(self, file: str) -> int:
         try:
             fd = self._cgroup.open_file(file, os.O_RDONLY)
@@ -70,12 +75,15 @@ class KeptFiles:
         return fd
 
     def close(self) -> None:
+        self._drop()
+        if self._owned:
+            self._cgroup.close()
+
+    def _drop(self) -> None:
         while self._fds:
             _, fd = self._fds.popitem()
             if fd != _MISSING:
                 os.close(fd)
-        if self._owned:
-            self._cgroup.close()
 
     def __enter__(self) -> Self:
         return self

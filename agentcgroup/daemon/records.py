@@ -259,7 +259,7 @@ class CallRecord:
                 "waited_ms": self.waited_ms,
                 "oom_before": list(self.oom_before),
                 "killed": self.killed.value if self.killed else None,
-                "because": [self.because.code, self.because.text] if self.because else None,
+                "because": _because_as_list(self.because),
                 "frozen_ns": self.frozen_ns,
                 "frozen_since_ns": self.frozen_since_ns,
                 "boot": boot_id(),
@@ -268,7 +268,11 @@ class CallRecord:
 
 
 def load_because(value: Any) -> Because | None:
-    return Because(Code(value[0]), str(value[1])) if value else None
+    return Because(Code(value[0]), str(value[1]), dict(value[2])) if value else None
+
+
+def _because_as_list(because: Because | None) -> list[Any] | None:
+    return [because.code, because.text, dict(because.figures)] if because else None
 
 
 def boot_id() -> str:

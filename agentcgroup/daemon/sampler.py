@@ -14,7 +14,7 @@ from ..cgroupfs.api import CgroupLike
 from ..policy.pacing import SLOWEST_LOOK_NS, next_look_at_ns, next_look_ns
 from ..types import inputs as i
 from ..units import MIB
-from .agent_memory import reclaimable_bytes, sample_agent
+from .agent_memory import reclaimable_bytes, sample_agent, sample_agent_if_stale
 from .core import RETRY_NS, Core
 from .ending import note_biggest
 from .records import CallRecord
@@ -43,9 +43,12 @@ class Sampler:
                 self._sample(record, now_ns)
         if now_ns >= self._agent_due_ns:
             self._agent_due_ns = now_ns + _AGENT_EVERY_NS
+            someone_waits = self._core.someone_waits()
             for session in list(self._core.sessions.values()):
                 if session.calls:
                     sample_agent(self._core, session, now_ns)
+                elif someone_waits:
+                    sample_agent_if_stale(self._core, session, now_ns)
 
     def _sample(self, record: CallRecord, now_ns: int) -> None:
         if record.leaf is None or record.ending is not None:

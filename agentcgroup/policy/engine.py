@@ -63,6 +63,9 @@ def next_deadline_ns(state: PolicyState) -> int | None:
 
 
 def _host_budget(state: PolicyState, what: i.HostBudget, out: list[Action]) -> None:
+    if what.budget_bytes > state.budget_bytes:
+        for session in state.sessions.values():
+            repeats.forget_exhausted(session)
     state.budget_bytes = what.budget_bytes
     state.kept.all_changed = True
     _settle(state, what.t_ns, out)
@@ -87,6 +90,8 @@ def _session_update(state: PolicyState, what: i.SessionUpdate, out: list[Action]
     state.set_priority(session, what.priority or session.priority)
     session.mode = what.mode or session.mode
     if what.budget_bytes is not None:
+        if what.budget_bytes > (session.budget_bytes or 0):
+            repeats.forget_exhausted(session)
         session.budget_bytes = what.budget_bytes
     if what.reserve_bytes is not None:
         session.reserve_bytes = what.reserve_bytes
@@ -129,6 +134,8 @@ def _call_restored(state: PolicyState, what: i.CallRestored, out: list[Action]) 
     if what.frozen:
         call.phase = CallPhase.FROZEN
         call.blocked_since_ns = call.frozen_since_ns = what.t_ns
+    # After a takeover by the guardian it may be known already.
+    state.drop_call(call.name)
     state.add_call(call)
     # Nothing is decided before the picture is whole: the Tick after the last one settles.
 
@@ -174,9 +181,8 @@ def _call_sample(state: PolicyState, what: i.CallSample, out: list[Action]) -> N
         return
     if call.blocked_since_ns is None:
         grants.raise_if_near(state, call, what.t_ns, out)
-    elif call.phase is CallPhase.RUNNING and not grants.near_line(call):
-        call.blocked_since_ns = None
-        state.note(call)
+    elif call.runs and not grants.near_line(call):
+        grants.unblock(state, call, out)
     grants.shrink_unused(state, call, what.t_ns, out)
     _settle(state, what.t_ns, out)
 

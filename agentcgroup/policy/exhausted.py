@@ -13,6 +13,7 @@ from ..types.outcomes import Reason
 from ..units import MIB, format_bytes
 from .accounting import room_alone_bytes
 from .grants import kill_call
+from .reclaim import RECLAIMABLE_BYTES
 from .state import CallState, PolicyState
 
 __all__ = ["end_exhausted", "exhausted_at_ns"]
@@ -21,26 +22,40 @@ _LEAST_BYTES = MIB
 
 
 def exhausted_at_ns(state: PolicyState, call: CallState) -> int | None:
-    """When its wait is over unless its session gets more; None if it may hope."""
-    since = call.blocked_since_ns
-    if not call.runs or since is None or call.grant_bytes >= call.cap_bytes:
+    """When the next look at it is due: to note that nothing more can come, at once, or to end it;
+    None if it may hope."""
+    if call.blocked_since_ns is None or not _is_exhausted(state, call):
         return None
-    room = room_alone_bytes(state, state.sessions[call.session])
-    if call.held_bytes + _LEAST_BYTES <= room:
-        return None
-    return since + state.config.deadlock_after_ns
+    if call.full_since_ns is None:
+        return call.blocked_since_ns
+    return call.full_since_ns + state.config.deadlock_after_ns
 
 
 def end_exhausted(state: PolicyState, now_ns: int, out: list[Action]) -> None:
+    """A second without hope, from when there was none: one high reading kills nobody."""
     for call in list(state.waiting.values()):
-        at_ns = exhausted_at_ns(state, call)
-        if at_ns is None or now_ns < at_ns:
+        if not _is_exhausted(state, call):
+            call.full_since_ns = None
+            continue
+        if call.full_since_ns is None:
+            call.full_since_ns = now_ns
+        if now_ns - call.full_since_ns < state.config.deadlock_after_ns:
             continue
         because = _because(state, call)
         # What it was killed at: its command comes again with that in mind (repeats).
         call.cap_bytes = int(because.figures["room_bytes"])
         call.exhausted = True
         kill_call(state, call, Reason.OOM_KILLED, because, out)
+
+
+def _is_exhausted(state: PolicyState, call: CallState) -> bool:
+    """It has all that could be had, and none of it would come back from itself."""
+    if not call.runs or call.blocked_since_ns is None or call.grant_bytes >= call.cap_bytes:
+        return False
+    if call.reclaimable_bytes >= RECLAIMABLE_BYTES:
+        return False
+    room = room_alone_bytes(state, state.sessions[call.session])
+    return call.held_bytes + _LEAST_BYTES > room
 
 
 def _because(state: PolicyState, call: CallState) -> Because:

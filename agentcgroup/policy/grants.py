@@ -42,6 +42,7 @@ __all__ = [
     "raise_if_near",
     "serve_blocked",
     "shrink_unused",
+    "unblock",
 ]
 
 
@@ -77,6 +78,7 @@ def block(state: PolicyState, call: CallState, now_ns: int, out: list[Action]) -
     if call.blocked_since_ns is not None:
         return
     call.blocked_since_ns = now_ns
+    call.full_since_ns = None
     state.note(call)
     if call.intent.on_exceed is OnExceed.WAIT:
         _freeze(state, call, now_ns, Code.NO_MEMORY_FREE, out)
@@ -86,7 +88,7 @@ def serve_blocked(state: PolicyState, out: list[Action]) -> None:
     """Hand what became free to those who wait: priority, then who is ahead, then age."""
     for call in blocked_in_order(state):
         if call.grant_bytes >= call.cap_bytes or _grant_more(state, call, Code.GRANTED_AGAIN, out):
-            _unblock(state, call, out)
+            unblock(state, call, out)
 
 
 def blocked_in_order(state: PolicyState) -> list[CallState]:
@@ -125,6 +127,7 @@ def break_deadlock(state: PolicyState, now_ns: int, out: list[Action]) -> None:
         state.stuck_since_ns = None
         return
     if any(_is_dying(state, c) for c in state.calls.values()):
+        state.stuck_since_ns = None
         return
     if _hand_out_crumbs(state, waiting, out):
         state.stuck_since_ns = None
@@ -165,7 +168,7 @@ def _hand_out_crumbs(state: PolicyState, waiting: list[CallState], out: list[Act
         return False
     because = Because(Code.GRANTED_AGAIN, "it was all that was left", {"grant_bytes": grant})
     _set_grant(state, taker, grant, because, out)
-    _unblock(state, taker, out)
+    unblock(state, taker, out)
     return True
 
 
@@ -210,7 +213,11 @@ def _grant_more(state: PolicyState, call: CallState, code: Code, out: list[Actio
     most = min(call.cap_bytes, room_alone_bytes(state, session))
     want = min(most, call.held_bytes + step_bytes(state, call))
     if want <= call.held_bytes:
-        return False
+        if call.held_bytes < call.cap_bytes:
+            return False
+        # A burst took it to its cap: its line is no use any more, and costs nobody anything.
+        _set_grant(state, call, call.cap_bytes, Because(code, "it holds all it may"), out)
+        return True
     least = min(call.held_bytes + state.config.step_bytes // 2, want)
     extra = want - call.held_bytes
     free, taken = _free_within_rules(state, call, extra), Taken()
@@ -273,7 +280,7 @@ def _freeze(
     out.append(Freeze(call.session, call.name, because))
 
 
-def _unblock(state: PolicyState, call: CallState, out: list[Action]) -> None:
+def unblock(state: PolicyState, call: CallState, out: list[Action]) -> None:
     call.blocked_since_ns = None
     call.frozen_since_ns = None
     state.note(call)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Page cache of others, and what they may swap out, before anybody has to stand still. Bytes.
+"""Page cache, and what may be swapped out, before anybody has to stand still. Bytes.
 
 A call that waits is served from calls of its own or lower priority: the kernel would have
 reclaimed that at the host's limit as well, but our lines are drawn in what calls hold, cache
-included. What came back shows in the victim's next sample and is granted then.
+included. What came back shows in the victim's next sample and is granted then. Its own comes last:
+it goes on below its line then.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from ..units import MIB, format_bytes
 from .accounting import host_free_bytes, session_free_bytes
 from .state import CallPhase, CallState, PolicyState
 
-__all__ = ["anyone_waits", "ask_back"]
+__all__ = ["RECLAIMABLE_BYTES", "anyone_waits", "ask_back"]
 
-_LEAST_BYTES = 4 * MIB
+RECLAIMABLE_BYTES = 4 * MIB
 
 
 def anyone_waits(state: PolicyState) -> bool:
@@ -40,7 +41,7 @@ def ask_back(state: PolicyState, now_ns: int, out: list[Action]) -> None:
         because = Because(Code.RECLAIM_FOR_WAITING, text)
         out.append(Reclaim(call.session, call.name, amount, because))
         need -= amount
-        if need < _LEAST_BYTES:
+        if need < RECLAIMABLE_BYTES:
             return
 
 
@@ -54,20 +55,21 @@ def _first_in_need(state: PolicyState) -> CallState | None:
 
 
 def _holders(state: PolicyState, waiting: CallState) -> list[CallState]:
-    """Whose memory may go for it: lower priorities first, the largest first."""
+    """Whose memory may go for it: lower priorities first, the largest first, its own last."""
     session = state.sessions[waiting.session]
     tight_session = session_free_bytes(state, session) <= host_free_bytes(state)
     found = [
         call
         for call in state.calls.values()
-        if call.reclaimable_bytes >= _LEAST_BYTES
-        and call is not waiting
+        if call.reclaimable_bytes >= RECLAIMABLE_BYTES
         and call.runs
         and _rank(state, call) >= _rank(state, waiting)
         and state.sessions[call.session].mode is Mode.ENFORCE
         and (not tight_session or call.session == waiting.session)
     ]
-    return sorted(found, key=lambda c: (-_rank(state, c), -c.reclaimable_bytes, c.name))
+    return sorted(
+        found, key=lambda c: (c is waiting, -_rank(state, c), -c.reclaimable_bytes, c.name)
+    )
 
 
 def _rank(state: PolicyState, call: CallState) -> int:

@@ -15,10 +15,11 @@ import re
 from ..types.actions import Because, Code, Refuse
 from ..types.inputs import CallEnd
 from ..units import MIB, format_bytes
+from .accounting import room_alone_bytes
 from .limits import cap_bytes, tools_budget_bytes
 from .state import CallState, PastOom, PolicyState, RepeatOom, SessionState
 
-__all__ = ["foresee", "note_end"]
+__all__ = ["foresee", "forget_exhausted", "note_end"]
 
 _KEPT = 64
 _FILLED_PCT = 90
@@ -64,9 +65,11 @@ def foresee(state: PolicyState, session: SessionState, call: CallState) -> Refus
         return None
     tools = tools_budget_bytes(session, state.budget_bytes)
     if past.filled:
-        if call.cap_bytes > _no_more_bytes(past) or (call.intent.swap_max or 0) > past.swap_bytes:
+        most = room_alone_bytes(state, session) if past.exhausted else tools
+        could = min(call.cap_bytes, most)
+        if could > _no_more_bytes(past) or (call.intent.swap_max or 0) > past.swap_bytes:
             return None
-        more = min(max(2 * past.cap_bytes, _LEAST_MORE_BYTES), tools)
+        more = min(max(2 * past.cap_bytes, _LEAST_MORE_BYTES), most)
         if state.config.repeat_oom is RepeatOom.REFUSE or more <= _no_more_bytes(past):
             return _refusal(call, past, more)
         _replan(call, past, tools, {"memory": more, "memory_max": more})
@@ -76,6 +79,11 @@ def foresee(state: PolicyState, session: SessionState, call: CallState) -> Refus
     if (call.expected_bytes or 0) < more:
         _replan(call, past, tools, {"memory": more})
     return None
+
+
+def forget_exhausted(session: SessionState) -> None:
+    """Its budget, or the host's, was raised: what was all there is, is no more."""
+    session.oomed = {key: past for key, past in session.oomed.items() if not past.exhausted}
 
 
 def _replan(call: CallState, past: PastOom, tools_bytes: int, wishes: dict[str, int]) -> None:

@@ -122,6 +122,7 @@ class CallState:
     kill_at_ns: int | None = None
     replanned: str | None = None
     exhausted: bool = False
+    full_since_ns: int | None = None
     counted_bytes: int = 0
     counted_rank: int = -1
 

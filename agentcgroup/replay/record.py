@@ -202,7 +202,8 @@ class _Follower(threading.Thread):
         if record["kind"] == "call_begin" and call is not None:
             self.calls += 1
             with contextlib.suppress(OSError):  # it may have ended already
-                leaf = KeptFiles(self._cgroup.child("tools").child(call), owned=True)
+                with self._cgroup.child("tools") as tools:
+                    leaf = KeptFiles(tools.child(call), owned=True)
                 self._leaves[call] = leaf
                 self._recorder.watch(call, leaf)
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from policy_story import MS, S, Story, of
 
-from agentcgroup.policy.state import RepeatOom
+from agentcgroup.policy.engine import next_deadline_ns
+from agentcgroup.policy.state import CallPhase, RepeatOom
 from agentcgroup.types import actions as act
 from agentcgroup.types import inputs as i
 from agentcgroup.types.actions import Code
@@ -80,6 +81,87 @@ def test_it_waits_if_the_agent_may_give_back_what_it_took() -> None:
     story.run_until_quiet(5)
     assert not of(act.Kill, story.log)
     assert story.state.calls["c1"].blocked_since_ns is None
+
+
+def test_one_high_reading_kills_nobody() -> None:
+    story = Story(4 * GIB)
+    story.session("s", budget_bytes=1000 * MIB)
+    story.begin("s", "a", memory=600 * MIB)
+    story.begin("s", "b", memory=200 * MIB)
+    for _ in range(32):
+        story.now_ns += 20 * MS
+        story.meet_line("b", story.state.calls["b"].grant_bytes)
+        story.sample("a", 500 * MIB)
+    assert story.state.calls["b"].blocked_since_ns is not None
+    for _ in range(100):  # ten seconds, in which the other one works
+        story.now_ns += 100 * MS
+        story.sample("a", 500 * MIB)
+    story.feed(i.AgentSample(story.now_ns, "s", 700 * MIB))
+    story.later(500 * MS)
+    story.feed(i.AgentSample(story.now_ns, "s", 10 * MIB))
+    story.later(600 * MS)
+    assert not of(act.Kill, story.log)
+
+
+def test_who_holds_page_cache_of_its_own_gives_that_back() -> None:
+    story = Story(4 * GIB)
+    story.session("s", budget_bytes=1000 * MIB, reserve_bytes=200 * MIB)
+    story.begin("s", "c1", command=HOG, memory=64 * MIB)
+    story.feed(i.AgentSample(story.now_ns, "s", 210 * MIB))
+    grow(story, "c1")
+    held = story.state.calls["c1"].grant_bytes
+    assert held == 790 * MIB
+    story.feed(i.CallSample(story.now_ns, "c1", held, 700 * MIB))
+    story.later(300 * MS)
+    asked = of(act.Reclaim, story.log)
+    assert {action.call for action in asked} == {"c1"}
+    back = sum(action.amount_bytes for action in asked)
+    story.feed(i.CallSample(story.now_ns, "c1", held - back, 600 * MIB))
+    story.run_until_quiet(5)
+    assert not of(act.Kill, story.log)
+    assert story.state.calls["c1"].phase is CallPhase.RUNNING
+
+
+def test_a_burst_to_the_cap_needs_no_memory_to_go_on() -> None:
+    story = Story(8 * GIB)
+    story.session("s")
+    story.begin("s", "c1", command=HOG, memory=128 * MIB, memory_max=300 * MIB)
+    story.sample("c1", 300 * MIB)
+    story.run_until_quiet(5)
+    assert story.state.calls["c1"].grant_bytes == 300 * MIB
+    assert not of(act.Kill, story.log)
+
+
+def test_a_larger_budget_is_another_try() -> None:
+    story = full_session()
+    story.run_until_quiet(5)
+    killed(story, "c1", 250 * MIB)
+    story.feed(i.SessionUpdate(story.now_ns, "s", budget_bytes=430 * MIB))
+    (place,) = story.begin("s", "c2", command=HOG)
+    assert isinstance(place, act.Place)
+
+
+def test_the_hosts_room_is_what_counts_the_next_time() -> None:
+    story = Story(1000 * MIB)
+    story.session("s")
+    story.session("t")
+    story.begin("s", "c1", command=HOG, memory=64 * MIB)
+    story.feed(i.AgentSample(story.now_ns, "t", 400 * MIB))
+    grow(story, "c1")
+    story.run_until_quiet(5)
+    killed(story, "c1", 600 * MIB)
+    (refusal,) = story.begin("s", "c2", command=HOG)
+    assert isinstance(refusal, act.Refuse)
+
+
+def test_nothing_is_due_again_and_again_while_someone_dies() -> None:
+    story = full_session()
+    story.begin("s", "c2", memory=8 * MIB, max_wait_s=100)
+    story.later(100 * MS)
+    story.later(2 * S)
+    assert of(act.Kill, story.log)
+    due = next_deadline_ns(story.state)
+    assert due is None or due > story.now_ns
 
 
 def test_all_the_host_has_is_told_as_the_hosts() -> None:
