@@ -165,6 +165,24 @@ def test_on_exceed_kill_makes_the_expectation_the_cap() -> None:
     assert placed.limits.memory_max_bytes == 100 * MIB
 
 
+def test_a_call_that_is_restored_again_is_counted_once() -> None:
+    """After each takeover from the guardian the daemon restores what it knows already."""
+    story = Story(4 * GIB)
+    story.session("a")
+    for _ in range(3):
+        story.feed(
+            i.CallRestored(story.now_ns, "a", "c1", Intent(), 0, 300 * MIB, 200 * MIB, frozen=False)
+        )
+    assert story.state.calls_held_bytes == 300 * MIB
+    assert story.state.sessions["a"].calls_held_bytes == 300 * MIB
+    story.end("c1")
+    assert story.state.calls_held_bytes == 0
+    story.feed(i.SessionEnd(story.now_ns, "a"))
+    story.session("b")
+    (placed,) = story.begin("b", "c2")
+    assert isinstance(placed, act.Place)
+
+
 def test_a_deadlock_costs_one_call_the_lowest() -> None:
     story = Story(400 * MIB)
     for name, priority in (("high", Priority.HIGH), ("low", Priority.LOW)):
