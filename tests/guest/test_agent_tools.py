@@ -45,6 +45,7 @@ def test_hooks_and_mcp_in_a_session(daemon: PrivateDaemon, tmp_path: Path) -> No
     assert told["next"]["out"] == f"{48 << 20}\n"
 
 
+@pytest.mark.long
 def test_a_shell_that_is_a_tool_call(daemon: PrivateDaemon, tmp_path: Path) -> None:
     daemon.start()
     shell = tmp_path / "agentcgroup-bash"

@@ -316,6 +316,7 @@ def test_sockets_in_use(daemon: PrivateDaemon, place: Place) -> None:
     assert daemon.client.version().version
 
 
+@pytest.mark.long
 def test_configurations(place: Place) -> None:
     root = str(CGROUPFS / "acg-bad-config")
     (place.base / "file").write_text("")

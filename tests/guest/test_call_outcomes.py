@@ -216,6 +216,7 @@ def test_exit_codes_are_the_commands_own(host: Host) -> None:
     assert host.run("sh", "-c", "kill -9 $$").status == 137
 
 
+@pytest.mark.long
 def test_outcomes_are_found_again_after_a_restart(host: Host) -> None:
     shim = host.run("sh", "-c", "exit 7")
     call = shim.outcome["call"]

@@ -92,6 +92,7 @@ def test_hog_is_killed_and_explained(daemon: PrivateDaemon) -> None:
     assert "was killed because memory ran out" in words and outcome.message in words
 
 
+@pytest.mark.long
 def test_run_outside_of_sessions_is_ephemeral(daemon: PrivateDaemon) -> None:
     client = daemon.start().client
     shown = cli(daemon, "run", "--memory", "64M", "--", *WHERE)

@@ -85,6 +85,7 @@ def test_what_it_starts_and_leaves_and_its_end(daemon: PrivateDaemon) -> None:
     assert daemon.leaves() == set()
 
 
+@pytest.mark.long
 def test_only_the_command_dies_and_why_is_known(daemon: PrivateDaemon) -> None:
     daemon.start()
     hog = f"exec {sys.executable} -S -c \"data = b'x' * (600 << 20)\""

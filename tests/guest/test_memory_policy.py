@@ -139,6 +139,7 @@ def test_the_first_grant_is_learned_and_survives_a_restart(
     assert 200 * MIB < (again.outcome["learned_memory_bytes"] or 0) < 300 * MIB
 
 
+@pytest.mark.long
 def test_a_call_begins_with_a_part_and_gets_the_rest_later(
     small: PrivateDaemon, release: Path, tmp_path: Path
 ) -> None:
@@ -223,6 +224,7 @@ def test_who_holds_all_beside_a_grown_agent_is_out_of_memory(
         agent.wait()
 
 
+@pytest.mark.long
 def test_what_calls_leave_in_tmpfs_counts_and_is_told(small: PrivateDaemon, release: Path) -> None:
     small.client.create_session("s", memory="200M")
     release.touch()

@@ -66,6 +66,7 @@ def test_cancelled_tasks_leave_no_leaf(
     assert all(call.outcome is not None for call in ended)
 
 
+@pytest.mark.long
 def test_a_retry_with_the_intent_of_the_outcome_succeeds(daemon: PrivateDaemon) -> None:
     daemon.start().client.create_session("s", memory="600M")
     hog = [sys.executable, "-c", HOG.format(mib=100)]

@@ -115,6 +115,7 @@ def test_live_with_keys(daemon: PrivateDaemon) -> None:
         assert terminal.is_as_it_was(), terminal.text[-500:]
 
 
+@pytest.mark.long
 def test_without_a_terminal_one_table(daemon: PrivateDaemon) -> None:
     daemon.start().client.create_session("s", memory="200M")
     shown = subprocess.run(
