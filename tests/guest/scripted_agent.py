@@ -22,7 +22,17 @@ from minisweagent.environments import get_environment
 from minisweagent.models.test_models import DeterministicModel, make_output
 
 HOG = "x = bytearray(2 << 30); x[::4096] = b'x' * len(x[::4096])"
-BOMB = "import os\nwhile True:\n    os.fork()"
+# One that gives up: six of them on one emulated CPU would leave nothing to anybody.
+BOMB = """
+import os, sys, time
+end = time.monotonic() + 15
+while time.monotonic() < end:
+    try:
+        os.fork()
+    except OSError:
+        time.sleep(0.2)
+sys.exit(1)
+"""
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; cat kept"
 
 

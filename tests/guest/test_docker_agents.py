@@ -28,7 +28,7 @@ SOCKET_DIRECTORY = "/run/agentcgroup/agent"
 AGENTS_END_WITHIN_S = 1800
 LABELS = ("--label", "agentcgroup.adopt=yes", "--memory", "400m")
 # What the comments of the script say to who reads them.
-OUTSIDE = ("--label", "agentcgroup.call.timeout_s=300", "--label", "agentcgroup.call.pids_max=50")
+OUTSIDE = ("--label", "agentcgroup.call.timeout_s=180", "--label", "agentcgroup.call.pids_max=50")
 START = f'exec {sys.executable} {SCRIPT} "$1" >"$1/told" 2>"$1/errors"'
 QUIET = {"MSWEA_SILENT_STARTUP": "1", "WAIT_FOR": "go"}
 
