@@ -18,12 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ..cgroupfs import files
 from ..cgroupfs.handle import Cgroup
 from ..client import Client
 from ..errors import AgentCgroupError, CgroupGoneError, DaemonUnavailableError, RefusedError
 from ..trace.jobs import SessionJob
 from ..types.intents import Intent
-from ..types.outcomes import Level, Outcome, Reason
+from ..types.outcomes import Outcome, Reason
 from .options import ReplayOptions
 from .places import CallEnd
 from .process import start_in
@@ -152,6 +153,7 @@ class ManagedPlace:
         self._client = client
         self._session = session
         self._cgroup = cgroup
+        self._kernel_kills = 0
 
     @property
     def cgroup(self) -> Cgroup:
@@ -175,22 +177,30 @@ class ManagedPlace:
                 process.wait()
         except RefusedError as refusal:
             return _end(refusal.outcome, ())
-        return _end(call.outcome, tuple(call.info.layers) if call.info else ())
+        outcome = call.outcome
+        return _end(
+            outcome,
+            tuple(call.info.layers) if call.info else (),
+            policy_kill=outcome is not None and self._is_policys(outcome),
+        )
+
+    def _is_policys(self, outcome: Outcome) -> bool:
+        """Also out of memory, where the kernel killed nobody: its own kills are counted by the
+        observer, and none is to count twice."""
+        if outcome.reason is not Reason.OOM_KILLED:
+            return outcome.reason is Reason.KILLED_BY_POLICY
+        before = self._kernel_kills
+        self._kernel_kills = self._cgroup.keyed(files.MEMORY_EVENTS).get("oom_kill", 0)
+        return self._kernel_kills == before
 
 
-def _by_policy(outcome: Outcome) -> bool:
-    """Out of memory at its session or the host is policy's word too: the kernel is never asked."""
-    full = outcome.reason is Reason.OOM_KILLED and outcome.level in (Level.SESSION, Level.HOST)
-    return full or outcome.reason is Reason.KILLED_BY_POLICY
-
-
-def _end(outcome: Outcome | None, layers: tuple[str, ...]) -> CallEnd:
+def _end(outcome: Outcome | None, layers: tuple[str, ...], *, policy_kill: bool = False) -> CallEnd:
     if outcome is None:
         return CallEnd(None, None, None, False, layers)
     return CallEnd(
         waited_ms=outcome.waited_ms,
         throttled_ms=outcome.throttled_ms,
         frozen_ms=outcome.frozen_ms,
-        policy_kill=_by_policy(outcome),
+        policy_kill=policy_kill,
         layers=layers,
     )

@@ -111,8 +111,11 @@ def replay(daemon: PrivateDaemon, trace: Path) -> None:
 def recorded_while(daemon: PrivateDaemon, session: str, out: Path, act: Any) -> None:
     acting = threading.Thread(target=act)
     acting.start()
-    names = lambda: [info.name for info in daemon.client.sessions()]  # noqa: E731
-    until(lambda: session in names() or not acting.is_alive(), "the session begins")
+
+    def begun() -> bool:
+        return session in (info.name for info in daemon.client.sessions())
+
+    until(lambda: begun() or not acting.is_alive(), "the session begins")
     record_session(
         session, out, interval_ms=INTERVAL_MS, socket=str(daemon.socket), stop=threading.Event()
     )

@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ START = f'exec {sys.executable} {SCRIPT} "$1" >"$1/told" 2>"$1/errors"'
 QUIET = {"MSWEA_SILENT_STARTUP": "1", "WAIT_FOR": "go"}
 
 
-class Agent:
+class Agent(ABC):
     def __init__(self, engine: DockerEngine, daemon: PrivateDaemon, folder: Path) -> None:
         self.engine = engine
         self.daemon = daemon
@@ -41,19 +42,23 @@ class Agent:
         self.name = folder.name
         folder.mkdir()
 
-    def has_ended(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def has_ended(self) -> bool: ...
 
-    def status(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def status(self) -> int: ...
+
+    @abstractmethod
+    def check(self, told: Any) -> None:
+        """What its model read."""
 
     def told(self) -> Any:
         """What the agent printed, which went well."""
         assert self.status() == 0, (self.name, self.status(), (self.folder / "errors").read_text())
         return json.loads((self.folder / "told").read_text().splitlines()[-1])
 
-    def close(self) -> None:
-        """Nothing by default."""
+    def close(self) -> None:  # noqa: B027  (what runs in a container ends with it)
+        """End what is not the container's."""
 
 
 class Inside(Agent):
@@ -145,7 +150,7 @@ def test_all_agents_survive_and_each_result_has_its_reason(
     engine: DockerEngine, daemon: PrivateDaemon, tmp_path: Path
 ) -> None:
     daemon.socket.parent.mkdir(parents=True, exist_ok=True)
-    agents: list[Inside | Outside] = []
+    agents: list[Agent] = []
     try:
         agents += [
             kind(engine, daemon, tmp_path / f"running{n}")

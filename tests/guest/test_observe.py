@@ -98,7 +98,6 @@ def daemon_cpu_s(daemon: PrivateDaemon) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-@pytest.mark.smoke
 @pytest.mark.long
 def test_observed_calls_are_decided_about_and_never_held(
     daemon: PrivateDaemon, events: list[dict[str, Any]]
