@@ -23,7 +23,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CLANG_OLDEST = 14  # 16 and newer are what the objects are tested with
 BPF_PACKAGES = "Debian packages clang-16 libbpf-dev"
-PROGRAMS = ("agentcgroup-run", "agentcgroup-guardian")
+PROGRAMS = ("agentcgroup-run", "agentcgroup-guardian", "agentcgroup-replay")
 ON_PATH = "agentcgroup-run"
 ERROR_LINE = re.compile(r"(fatal error|error):|\*\*\*|not found|No such file")
 

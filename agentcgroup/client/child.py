@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import shlex
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidValueError
+from ..programs import find_program
 
 __all__ = ["WaitingChild", "command_line", "normalize", "static_launcher"]
 
-_BUILT_LAUNCHER = Path(__file__).parents[1] / "_built" / "agentcgroup-run"
 # A shell's own `<&N` knows one digit only in some shells; /proc opens any descriptor.
 _SHELL_WAIT = 'read -r agentcgroup_go </proc/self/fd/{fd} || exit 125; {close}exec "$@"'
 _REFUSED_OPTIONS = {
@@ -32,22 +30,9 @@ _REFUSED_OPTIONS = {
 }
 
 
-@functools.cache
 def static_launcher() -> str | None:
-    """Path of agentcgroup-run: the one in this package, else the one on PATH."""
-    if os.access(_BUILT_LAUNCHER, os.X_OK):
-        return str(_BUILT_LAUNCHER)
-    found = shutil.which(_BUILT_LAUNCHER.name)
-    return found if found is not None and _is_program(found) else None
-
-
-def _is_program(path: str) -> bool:
-    """Not somebody's wrapper script, which might call us again."""
-    try:
-        with open(path, "rb") as program:
-            return program.read(4) == b"\x7fELF"
-    except OSError:
-        return False
+    """Path of agentcgroup-run, or None."""
+    return find_program("agentcgroup-run")
 
 
 def normalize(args: Any, *, shell: bool) -> list[str]:

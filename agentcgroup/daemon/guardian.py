@@ -10,26 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..cgroupfs.api import CgroupLike
 from ..log import get_logger, warn_once
+from ..programs import find_program
 from .records import ProcessRef
 
-__all__ = ["Guardian", "find_program"]
+__all__ = ["Guardian"]
 
 _log = get_logger(__name__)
 _BEATS_PER_TIMEOUT = 5
 _RESTART_DELAY_S = 0.2
-
-
-def find_program(name: str) -> str | None:
-    """One of our static programs: from the installed package, else from PATH."""
-    built = Path(__file__).parents[1] / "_built" / name
-    return str(built) if built.is_file() else shutil.which(name)
 
 
 class Guardian:

@@ -125,9 +125,8 @@ class SessionPlayer(threading.Thread):
     def _play_calls(self, levels: tuple[Sample, ...]) -> WorkerReport:
         files = WorkerFiles(self._folder, f"{self.job.name}.agent")
         argv = files.prepare(
-            levels, speed=self._speed, base_bytes=self.job.base_bytes,
-            start_ns=self._start_ns, follow=True,
-        )  # fmt: skip
+            None, speed=self._speed, base_bytes=self.job.base_bytes, start_ns=self._start_ns
+        )
         agent = _Agent(self.place.agent(argv))
         running: list[_Running] = []
         try:

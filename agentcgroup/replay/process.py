@@ -1,27 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting worker processes and reading what they left, also when they were killed."""
+"""Starting replayed processes and reading what they left, also when they were killed.
+
+The process is agentcgroup-replay, a static program of some 100 KiB: what a session holds is
+then what its trace held, and hundreds of short calls start without an interpreter each.
+"""
 
 from __future__ import annotations
 
-import json
+import array
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..client.child import WaitingChild
+from ..errors import NotSupportedError
+from ..programs import find_program
 from ..trace.model import Sample
-from . import worker
 
 __all__ = ["WorkerFiles", "WorkerReport", "start_in"]
+
+# struct result of sandboxes/shim/replay.c; behind it the ns that each growth took.
+_RESULT = struct.Struct("=QQQQQQ")
+_PROGRAM = "agentcgroup-replay"
 
 
 @dataclass(slots=True)
 class WorkerReport:
-    """`completed`: it left a result. Otherwise what its progress file says."""
+    """`completed`: it came to its end by itself; only then are there latencies."""
 
     completed: bool = False
     samples_done: int = 0
@@ -31,56 +39,48 @@ class WorkerReport:
 
 
 class WorkerFiles:
-    """Plan, result and progress of one worker, in `folder`."""
+    """Levels and result of one process, in `folder`."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._plan = folder / f"{name}.plan"
+        self._levels = folder / f"{name}.levels"
         self._result = folder / f"{name}.result"
-        self._progress = folder / f"{name}.progress"
 
     def prepare(
-        self,
-        samples: Sequence[Sample],
-        *,
-        speed: float,
-        base_bytes: int,
-        start_ns: int,
-        follow: bool = False,
+        self, samples: Sequence[Sample] | None, *, speed: float, base_bytes: int, start_ns: int
     ) -> list[str]:
-        """Write the plan; the command that carries it out."""
-        plan = {
-            "samples": [] if follow else samples,
-            "speed": speed,
-            "base_bytes": base_bytes,
-            "chunk_bytes": worker.CHUNK_BYTES,
-            "start_ns": start_ns,
-            "follow": follow,
-            "result": str(self._result),
-            "progress": str(self._progress),
-        }
-        self._plan.write_text(json.dumps(plan), encoding="utf-8")
-        # Isolated and without site: starts twice as fast and carries less memory.
-        return [sys.executable, "-I", "-S", worker.__file__, str(self._plan)]
+        """Write what it plays; the command for it. Without samples, levels come on its stdin."""
+        # Made here, the files' pages are nothing that the replayed session holds.
+        self._result.write_bytes(bytes(_RESULT.size))
+        command = [_program(), str(start_ns), str(base_bytes), str(self._result)]
+        if samples is None:
+            return command
+        lines = (f"{int(at_s / speed * 1e9)} {size_bytes}\n" for at_s, size_bytes in samples)
+        self._levels.write_text("".join(lines), encoding="ascii")
+        return [*command, str(self._levels)]
 
     def collect(self) -> WorkerReport:
-        try:
-            result = json.loads(self._result.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return self._killed()
+        data = self._result.read_bytes()
+        done, _, peak_bytes, growths, _, end_ns = _RESULT.unpack_from(data)
+        if not end_ns:
+            return WorkerReport(samples_done=done, peak_bytes=peak_bytes)
+        took_ns = array.array("Q", data[_RESULT.size :])
         return WorkerReport(
             completed=True,
-            samples_done=result["samples_done"],
-            peak_bytes=result["peak_bytes"],
-            latencies_ms=result["latencies_ms"],
-            end_ns=result["end_ns"],
+            samples_done=done,
+            peak_bytes=peak_bytes,
+            latencies_ms=[ns / 1e6 for ns in took_ns[:growths]],
+            end_ns=end_ns,
         )
 
-    def _killed(self) -> WorkerReport:
-        try:
-            done, _, peak = worker.PROGRESS.unpack(self._progress.read_bytes())
-        except (FileNotFoundError, struct.error):
-            return WorkerReport()
-        return WorkerReport(samples_done=done, peak_bytes=peak)
+
+def _program() -> str:
+    found = find_program(_PROGRAM)
+    if found is None:
+        raise NotSupportedError(
+            f"cannot replay: {_PROGRAM} is not installed. Install a C compiler (Debian packages"
+            " gcc libc6-dev make), then agentcgroup again"
+        )
+    return found
 
 
 def start_in(

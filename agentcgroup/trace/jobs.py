@@ -25,8 +25,8 @@ __all__ = [
     "load_jobs", "make_jobs",
 ]  # fmt: skip
 
-# A Python process that has not touched anything yet, with its plan.
-PROCESS_BYTES = 12 << 20
+# What a replayed process costs beside what it plays: its own pages, its page tables.
+PROCESS_BYTES = 1 << 20
 
 
 class Granularity(StrEnum):

@@ -114,6 +114,11 @@ ssize_t write(int fd, const void *data, size_t size)
 	return CALL3(SYS_write, fd, data, size);
 }
 
+ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
+{
+	return CALL4(SYS_pwrite64, fd, data, size, at);
+}
+
 int close(int fd)
 {
 	return (int)CALL3(SYS_close, fd, 0, 0);
@@ -225,6 +230,12 @@ int clock_gettime(clockid_t clock, struct timespec *now)
 	return (int)CALL3(SYS_clock_gettime, clock, now, 0);
 }
 
+/* Returns the error, unlike its neighbours. */
+int clock_nanosleep(clockid_t clock, int flags, const struct timespec *at, struct timespec *left)
+{
+	return (int)-raw(SYS_clock_nanosleep, clock, flags, (long)at, (long)left, 0, 0);
+}
+
 /* The kernel's signal set is 64 bits; the C library's type is larger. */
 int sigemptyset(sigset_t *set)
 {
@@ -267,6 +278,16 @@ int sigaction(int number, const struct sigaction *action, struct sigaction *old)
 	return 0;
 }
 
+void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
+{
+	return (void *)CALL6(SYS_mmap, at, size, protection, flags, fd, offset);
+}
+
+int munmap(void *at, size_t size)
+{
+	return (int)CALL3(SYS_munmap, at, size, 0);
+}
+
 int mlockall(int flags)
 {
 	return (int)CALL3(SYS_mlockall, flags, 0, 0);
@@ -300,96 +321,4 @@ char *getenv(const char *name)
 		if (!strncmp(*entry, name, length) && (*entry)[length] == '=')
 			return *entry + length + 1;
 	return NULL;
-}
-
-void *memmove(void *to, const void *from, size_t size)
-{
-	char *t = to;
-	const char *f = from;
-
-	if (t < f)
-		for (size_t i = 0; i < size; i++)
-			t[i] = f[i];
-	else
-		while (size--)
-			t[size] = f[size];
-	return to;
-}
-
-void *memcpy(void *restrict to, const void *restrict from, size_t size)
-{
-	return memmove(to, from, size);
-}
-
-void *memset(void *to, int byte, size_t size)
-{
-	char *t = to;
-
-	for (size_t i = 0; i < size; i++)
-		t[i] = (char)byte;
-	return to;
-}
-
-int memcmp(const void *left, const void *right, size_t size)
-{
-	const unsigned char *l = left, *r = right;
-
-	for (size_t i = 0; i < size; i++)
-		if (l[i] != r[i])
-			return l[i] - r[i];
-	return 0;
-}
-
-void *memchr(const void *data, int byte, size_t size)
-{
-	const unsigned char *d = data;
-
-	for (size_t i = 0; i < size; i++)
-		if (d[i] == (unsigned char)byte)
-			return (void *)(d + i);
-	return NULL;
-}
-
-size_t strlen(const char *text)
-{
-	size_t n = 0;
-
-	while (text[n])
-		n++;
-	return n;
-}
-
-int strncmp(const char *left, const char *right, size_t size)
-{
-	for (size_t i = 0; i < size; i++)
-		if (left[i] != right[i] || !left[i])
-			return (unsigned char)left[i] - (unsigned char)right[i];
-	return 0;
-}
-
-int strcmp(const char *left, const char *right)
-{
-	return strncmp(left, right, (size_t)-1);
-}
-
-char *strchr(const char *text, int byte)
-{
-	for (;; text++) {
-		if (*text == (char)byte)
-			return (char *)text;
-		if (!*text)
-			return NULL;
-	}
-}
-
-char *strrchr(const char *text, int byte)
-{
-	const char *found = NULL;
-
-	for (;; text++) {
-		if (*text == (char)byte)
-			found = text;
-		if (!*text)
-			return (char *)found;
-	}
 }

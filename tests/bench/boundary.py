@@ -38,7 +38,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "guest")]
 from harness import CGROUPFS, PrivateDaemon, enter_cgroup, remove_tree  # noqa: E402
 from toolcall import compiled, cpu_s  # noqa: E402
 
-from agentcgroup.daemon.guardian import find_program  # noqa: E402
+from agentcgroup.programs import find_program  # noqa: E402
 
 COMMAND = "command"
 MISSED = ("not_told", "not_stopped", "no_lease", "unplaced")

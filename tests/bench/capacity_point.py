@@ -8,8 +8,8 @@ Without --agents it only prints how many fit by policy, and plays nothing (that 
 Inside a guest the first draws are played as `trace capacity` draws them (each run stretched to the
 mean duration and begun at a random hundredth of it), once with a daemon on this memory and
 once without any on memory for all, with the CPU weights that the daemon gives. A replay's
-processes are Python and hold 12 MiB each, which real agents' calls do not: the host gets as much
-more for an agent and one call each. Prints one JSON object: kills, calls lost, how much longer
+processes cost some memory beside what they play: the host gets as much more for an agent and one
+call each. Prints one JSON object: kills, calls lost, how much longer
 sessions took than without a limit.
 """
 

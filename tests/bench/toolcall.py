@@ -33,7 +33,7 @@ sys.path.insert(0, str(HERE.parent / "guest"))
 from harness import CGROUPFS, PrivateDaemon, enter_cgroup  # noqa: E402
 
 from agentcgroup.client.client import Client  # noqa: E402
-from agentcgroup.daemon.guardian import find_program  # noqa: E402
+from agentcgroup.programs import find_program  # noqa: E402
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 CONTROLLERS = "+memory +cpu +pids +io"

@@ -22,7 +22,7 @@ from typing import Any
 
 from harness import CGROUPFS, PATIENCE_S, until
 
-from agentcgroup.daemon.guardian import find_program
+from agentcgroup.programs import find_program
 
 __all__ = ["DEBIAN", "IMAGE", "SHIM", "Container", "DockerEngine"]
 

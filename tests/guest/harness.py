@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from nursery import Nursery, NurseryProcess
 
 from agentcgroup.client.client import Client
-from agentcgroup.daemon.guardian import find_program
+from agentcgroup.programs import find_program
 
 __all__ = [
     "CGROUPFS", "PATIENCE_S", "PrivateDaemon", "Shim", "alive", "enter_cgroup", "lasting_state",

@@ -10,8 +10,8 @@ import pytest
 from harness import PrivateDaemon, enter_cgroup
 from identity_world import WHO, Puppet
 
-from agentcgroup.daemon.guardian import find_program
 from agentcgroup.daemon.identity import peer_pidfd_offered
+from agentcgroup.programs import find_program
 
 pytestmark = [pytest.mark.guest, pytest.mark.smoke]
 

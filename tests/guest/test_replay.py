@@ -118,7 +118,7 @@ def _workers() -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                if b"replay/worker.py" in (entry / "cmdline").read_bytes():
+                if b"agentcgroup-replay" in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
             except OSError:
                 continue

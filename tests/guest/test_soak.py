@@ -13,7 +13,7 @@ import pytest
 from harness import PrivateDaemon, enter_cgroup, read_value, until
 
 from agentcgroup.cgroupfs.parse import flat_keyed
-from agentcgroup.daemon.guardian import find_program
+from agentcgroup.programs import find_program
 
 pytestmark = [pytest.mark.guest, pytest.mark.soak]
 

@@ -66,7 +66,8 @@ def test_without_compilers_one_line_a_cause(
     assert data == {"shared_scripts": {}, "pure_python": True}
     assert [line.split(":")[1].strip() for line in app.warnings] == [
         "BPF layers are off",
-        "agentcgroup-run is left out, agentcgroup-guardian is left out",
+        "agentcgroup-run is left out, agentcgroup-guardian is left out,"
+        " agentcgroup-replay is left out",
     ]
     report = json.loads((tree / "agentcgroup/_built/build.json").read_text())
     assert report["bpf"].startswith("BPF layers are off: no clang")

@@ -206,7 +206,7 @@ def test_sdk_pulls_in_pydantic_and_nothing_else() -> None:
               "typing_inspection"}  # fmt: skip
     assert outside - modules_after("pass") <= theirs | {"agentcgroup"}
     rooms = {name.split(".")[1] for name in loaded if name.startswith("agentcgroup.")}
-    assert rooms <= {"client", "protocol", "types", "errors", "units", "log", "clock"}
+    assert rooms <= {"client", "protocol", "types", "errors", "units", "log", "clock", "programs"}
 
 
 def test_import_time_is_pydantics() -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import threading
 import time
@@ -22,6 +21,7 @@ from agentcgroup.trace.model import CallSpan, SessionTrace, split_calls
 from agentcgroup.types.intents import Intent, Priority
 
 MB = 1 << 20
+SPEED = 20.0
 SAMPLES = ((0.0, 4 * MB), (1.0, 5 * MB), (2.0, 20 * MB), (3.0, 5 * MB), (4.0, 4 * MB))
 
 
@@ -118,12 +118,10 @@ class FakePlace:
         return CallEnd(waited_ms=1.0, layers=("files",))
 
 
-def _play(
-    tmp_path: Path, place: FakePlace, granularity: Granularity, speed: float = 20
-) -> SessionPlayer:
+def _play(tmp_path: Path, place: FakePlace, granularity: Granularity) -> SessionPlayer:
     (job,) = make_jobs([_trace()], [Priority.LOW], _options(granularity=granularity))
     start_ns = time.monotonic_ns() + 100_000_000
-    player = SessionPlayer(job, place, speed=20, start_ns=start_ns, folder=tmp_path)
+    player = SessionPlayer(job, place, speed=SPEED, start_ns=start_ns, folder=tmp_path)
     player.start()
     player.join(30)
     assert not player.is_alive()
@@ -193,8 +191,8 @@ def test_shares_are_handed_out_in_turn() -> None:
     thread.join()
 
 
-def test_plans_hold_what_a_worker_needs(tmp_path: Path) -> None:
+def test_levels_are_the_samples_at_the_replays_speed(tmp_path: Path) -> None:
     _play(tmp_path, FakePlace(), Granularity.SESSION)
-    plan = json.loads((tmp_path / "t.0.plan").read_text())
-    assert plan["samples"] == [list(sample) for sample in SAMPLES]
-    assert plan["follow"] is False
+    levels = [line.split() for line in (tmp_path / "t.0.levels").read_text().splitlines()]
+    assert [int(size) for _, size in levels] == [size for _, size in SAMPLES]
+    assert [int(at) for at, _ in levels] == [int(at_s / SPEED * 1e9) for at_s, _ in SAMPLES]

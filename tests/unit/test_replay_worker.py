@@ -1,164 +1,165 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The replayed process: growth in chunks, shrinking by whole chunks, result and progress."""
+"""The replayed process: growth in chunks, shrinking by whole chunks, what it leaves behind."""
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from agentcgroup.replay import worker
-from agentcgroup.replay.worker import PROGRESS, Chunk, Memory, play, timed_levels
+from agentcgroup.errors import NotSupportedError
+from agentcgroup.replay import process
+from agentcgroup.replay.process import WorkerFiles, WorkerReport
+
+SHIM = Path(__file__).parents[2] / "sandboxes" / "shim"
+MIB = 1 << 20
+CHUNK = 64 * MIB
 
 
-class FakeChunk(Chunk):
-    released: list[int] = []
-
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-
-    def release(self) -> None:
-        self.released.append(self.size_bytes)
+@pytest.fixture(scope="module", params=["static", "sanitizers"])
+def program(request: pytest.FixtureRequest) -> Path:
+    subprocess.run(["make", "-s", "-C", SHIM, "all", "check"], check=True)
+    below = "." if request.param == "static" else "check"
+    return SHIM / ".output" / below / "agentcgroup-replay"
 
 
-class Ticks:
-    """One millisecond a look."""
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-
-    def __call__(self) -> int:
-        self.now_ns += 1_000_000
-        return self.now_ns
+@pytest.fixture
+def files(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerFiles:
+    monkeypatch.setattr(process, "find_program", lambda name: str(program))
+    return WorkerFiles(tmp_path, "call")
 
 
-def _memory(chunk: int = 64) -> Memory:
-    FakeChunk.released = []
-    return Memory(chunk, FakeChunk, Ticks())
+class Follower:
+    """A process that is told its levels."""
+
+    def __init__(self, started: subprocess.Popen[str], result: Path) -> None:
+        self._process = started
+        self._result = result
+        self._answered()
+
+    def _answered(self) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "\n"
+
+    def reach(self, size_bytes: int) -> int:
+        """Bytes held then."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{size_bytes}\n")
+        self._process.stdin.flush()
+        self._answered()
+        return int(process._RESULT.unpack_from(self._result.read_bytes())[1])
 
 
-def test_growth_is_cut_into_chunks_and_timed_as_one_step() -> None:
-    memory = _memory()
-    memory.reach(150)
-    assert memory.held_bytes == memory.peak_bytes == 150
-    assert [c.size_bytes for c in memory._chunks] == [64, 64, 22]
-    assert memory.latencies_ms == [1.0]
-
-
-def test_shrinking_gives_up_whole_chunks_and_may_overshoot() -> None:
-    memory = _memory()
-    memory.reach(150)
-    memory.reach(140)
-    assert memory.held_bytes == 128
-    assert FakeChunk.released == [22]
-    memory.reach(100)
-    assert memory.held_bytes == 64
-    memory.reach(64)
-    assert len(memory.latencies_ms) == 1
-    memory.reach(65)
-    assert memory.held_bytes == 65
-    assert len(memory.latencies_ms) == 2
-    assert memory.peak_bytes == 150
-    memory.reach(0)
-    assert memory.held_bytes == 0
-
-
-def test_samples_wait_for_their_time_divided_by_speed() -> None:
-    waited: list[int] = []
-    levels = list(timed_levels([(0.0, 5), (2.0, 7)], 10, 1000, waited.append))
-    assert levels == [5, 7]
-    assert waited == [1000, 1000 + 200_000_000]
-
-
-def test_play_reports_every_level() -> None:
-    seen: list[tuple[int, int]] = []
-    done = play(
-        [10, 0, 20], _memory(), lambda count, memory: seen.append((count, memory.held_bytes))
-    )
-    assert done == 3
-    assert seen == [(1, 10), (2, 0), (3, 20)]
-
-
-def _plan(tmp_path: Path, **more: object) -> Path:
-    plan = {
-        "samples": [[0, 1 << 20], [0.5, 8 << 20], [1.0, 3 << 20]],
-        "speed": 20,
-        "base_bytes": 1 << 20,
-        "chunk_bytes": 2 << 20,
-        "start_ns": 0,
-        "follow": False,
-        "result": str(tmp_path / "result.json"),
-        "progress": str(tmp_path / "progress"),
-        **more,
-    }
-    path = tmp_path / "plan.json"
-    path.write_text(json.dumps(plan))
-    return path
-
-
-def test_as_a_process(tmp_path: Path) -> None:
-    start_ns = time.monotonic_ns() + 300_000_000
-    plan = _plan(tmp_path, start_ns=start_ns)
-    command = [sys.executable, "-I", "-S", worker.__file__, str(plan)]
-    subprocess.run(command, check=True, timeout=30)
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["samples_done"] == 3
-    assert result["peak_bytes"] == 8 << 20
-    assert len(result["latencies_ms"]) == 2
-    assert result["begin_ns"] >= start_ns
-    assert result["end_ns"] - result["begin_ns"] >= 50_000_000
-    done, held, peak = PROGRESS.unpack((tmp_path / "progress").read_bytes())
-    assert (done, peak) == (3, 8 << 20)
-    assert held <= 3 << 20
-
-
-def test_following_levels_from_stdin(tmp_path: Path) -> None:
-    plan = _plan(tmp_path, follow=True)
-    command = [sys.executable, "-m", "agentcgroup.replay.worker", str(plan)]
+@contextmanager
+def following(files: WorkerFiles, tmp_path: Path, base_bytes: int = 0) -> Iterator[Follower]:
+    command = files.prepare(None, speed=1, base_bytes=base_bytes, start_ns=0)
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == "\n"
-        for level in (5 << 20, 1 << 20):
-            process.stdin.write(f"{level}\n")
-            process.stdin.flush()
-            assert process.stdout.readline() == "\n"
-        process.stdin.close()
-        assert process.wait(30) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["samples_done"] == 2
-    assert result["peak_bytes"] == 5 << 20
+    ) as started:
+        yield Follower(started, tmp_path / "call.result")
+        assert started.stdin is not None
+        started.stdin.close()
+        assert started.wait(30) == 0
 
 
-def test_a_killed_worker_leaves_progress_and_no_result(tmp_path: Path) -> None:
-    plan = _plan(tmp_path, samples=[[0, 1 << 20], [1000, 5]])
-    process = subprocess.Popen([sys.executable, worker.__file__, str(plan)])
-    deadline = time.monotonic() + 20
-    progress = tmp_path / "progress"
-    while not (progress.exists() and progress.stat().st_size) and time.monotonic() < deadline:
+def test_growth_is_one_step_and_shrinking_gives_up_whole_chunks(
+    files: WorkerFiles, tmp_path: Path
+) -> None:
+    with following(files, tmp_path, base_bytes=5) as held:
+        assert held.reach(150 * MIB) == 150 * MIB
+        assert held.reach(140 * MIB) == 2 * CHUNK
+        assert held.reach(100 * MIB) == CHUNK
+        assert held.reach(CHUNK) == CHUNK
+        assert held.reach(CHUNK + 1) == CHUNK + 1
+        assert held.reach(0) == 0
+    report = files.collect()
+    assert report.completed
+    assert report.samples_done == 6
+    assert report.peak_bytes == 150 * MIB
+    assert len(report.latencies_ms) == 2
+    assert 0 < report.latencies_ms[1] < report.latencies_ms[0]
+
+
+def test_samples_come_at_their_time_divided_by_speed(files: WorkerFiles) -> None:
+    start_ns = time.monotonic_ns() + 300_000_000
+    samples = [(0.0, MIB), (0.5, 8 * MIB), (1.0, 3 * MIB)]
+    command = files.prepare(samples, speed=20, base_bytes=MIB, start_ns=start_ns)
+    subprocess.run(command, check=True, timeout=30)
+    report = files.collect()
+    assert (report.completed, report.samples_done, report.peak_bytes) == (True, 3, 8 * MIB)
+    assert len(report.latencies_ms) == 2
+    assert report.end_ns is not None
+    assert report.end_ns >= start_ns + 50_000_000
+
+
+def test_what_it_holds_is_memory(files: WorkerFiles, tmp_path: Path) -> None:
+    command = files.prepare([(0, 40 * MIB), (1000, 0)], speed=1, base_bytes=20 * MIB, start_ns=0)
+    with subprocess.Popen(command) as started:
+        _await_levels(tmp_path, 1)
+        status = Path(f"/proc/{started.pid}/status").read_text()
+        started.kill()
+    resident_kib = int(status.split("VmRSS:")[1].split()[0])
+    own_bytes = resident_kib * 1024 - 60 * MIB
+    assert own_bytes >= 0
+    if b"__asan" not in Path(command[0]).read_bytes():
+        assert own_bytes < MIB
+
+
+def test_who_is_killed_leaves_what_it_came_to(files: WorkerFiles, tmp_path: Path) -> None:
+    command = files.prepare([(0, MIB), (1000, 5)], speed=1, base_bytes=0, start_ns=0)
+    with subprocess.Popen(command) as started:
+        _await_levels(tmp_path, 1)
+        started.kill()
+    assert files.collect() == WorkerReport(samples_done=1, peak_bytes=MIB)
+
+
+def test_who_never_ran_has_done_nothing(files: WorkerFiles) -> None:
+    files.prepare([(0, MIB)], speed=1, base_bytes=0, start_ns=0)
+    assert files.collect() == WorkerReport()
+
+
+@pytest.mark.parametrize(
+    ("levels", "says"),
+    [
+        ("0 5\n7\n", "levels: a line is not NS BYTES"),
+        ("0 5 6\n", "levels: a line is not NS BYTES"),
+        ("0 five\n", "levels: a line is not NS BYTES"),
+        ("0 5", "levels: a line is not NS BYTES"),
+        ("0 99999999999999999999\n", "levels: a line is not NS BYTES"),
+        ("0" * 80, "levels: a line is not NS BYTES"),
+    ],
+)
+def test_other_levels_are_told(files: WorkerFiles, tmp_path: Path, levels: str, says: str) -> None:
+    command = files.prepare([], speed=1, base_bytes=0, start_ns=0)
+    (tmp_path / "call.levels").write_text(levels)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (1, f"agentcgroup-replay: {says}\n")
+    assert not files.collect().completed
+
+
+@pytest.mark.parametrize("arguments", [[], ["1", "2"], ["x", "2", "r"], ["1", "2x", "r"]])
+def test_wrong_use(program: Path, arguments: list[str]) -> None:
+    done = subprocess.run(
+        [program, *arguments], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("agentcgroup-replay: usage: ")
+
+
+def test_without_the_program_it_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "find_program", lambda name: None)
+    with pytest.raises(NotSupportedError, match="agentcgroup-replay is not installed"):
+        WorkerFiles(tmp_path, "call").prepare([], speed=1, base_bytes=0, start_ns=0)
+
+
+def _await_levels(folder: Path, count: int) -> None:
+    deadline_s = time.monotonic() + 20
+    while process._RESULT.unpack_from((folder / "call.result").read_bytes())[0] < count:
+        assert time.monotonic() < deadline_s
         time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "result.json").exists()
-    assert PROGRESS.unpack(progress.read_bytes()) == (1, 1 << 20, 1 << 20)
-
-
-def test_it_imports_the_standard_library_only() -> None:
-    code = "import sys, agentcgroup.replay.worker; print('pydantic' in sys.modules)"
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
-    ).stdout
-    assert output.strip() == "False"
-
-
-@pytest.mark.parametrize("size", [1, 4096, 4097])
-def test_a_real_chunk_is_released(size: int) -> None:
-    chunk = Chunk(size)
-    assert chunk.size_bytes == size
-    chunk.release()

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "agentcgroup"
 
 # Rank of each room; imports go down only. What may go sideways is named below.
 RANKS = {
-    "errors": 0, "units": 0, "clock": 0, "log": 0, "__init__": 0,
+    "errors": 0, "units": 0, "clock": 0, "log": 0, "programs": 0, "__init__": 0,
     "types": 1,
     "cgroupfs": 2, "bpf": 2, "policy": 2, "protocol": 2, "supervisor": 2, "trace": 2,
     "enforce": 3, "sandbox": 3, "client": 3,

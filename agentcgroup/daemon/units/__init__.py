@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 
 from ...errors import ConfigError
+from ...programs import find_program
 from ..config import Config
-from ..guardian import find_program
 from ..systemd import SCOPE
 
 __all__ = ["DIRECTORY", "UNITS", "install", "render"]
