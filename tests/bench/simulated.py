@@ -75,7 +75,7 @@ def paper(traces: Path) -> dict[str, Any]:
         found[intent.value] = told(
             [
                 play(
-                    jobs(traces, PAPER, HIGH_LOW_LOW, base_mib=100, intent=intent, seed=seed),
+                    jobs(traces, PAPER, HIGH_LOW_LOW, base_mib=112, intent=intent, seed=seed),
                     total, speed=speed, growth_mib_per_s=growth,
                 )
                 for total, speed, growth, seed in cells
