@@ -91,6 +91,8 @@ def methods_for(
     spending = tuple(c for c in FULL_CANDIDATES if c.name.startswith("hazard-rates-0"))
     methods["full"] = trained(full, options)
     methods["full_rates_only"] = trained(full, replace(options, candidates=spending))
+    plainly = tuple(replace(candidate, weighted=False) for candidate in FULL_CANDIDATES)
+    methods["full_unweighted"] = trained(full, replace(options, candidates=plainly))
     if wanted is None or "paper" in wanted:
         paper = table_of(runs, feature_set("paper"))
         methods["paper"] = trained(paper, replace(options, draws=draws, folds=FOLDS))
@@ -101,15 +103,16 @@ def methods_for(
 
 
 def permuted(table: Table, seed: int) -> dict[str, Any]:
-    """One repeat with the labels of all runs shuffled: drop and waste of full, of random and of a
-    rule that needs no label, which stops what has spent the most."""
+    """One repeat with the labels of all runs shuffled: drop and waste of full (also
+    without energies as weights), of random and of a rule that needs no label, which stops what has
+    spent the most."""
     labels = [bool(run.success) for run in table.runs]
     random.Random(seed).shuffle(labels)
     runs = tuple(
         replace(run, success=label) for run, label in zip(table.runs, labels, strict=True)
     )  # fmt: skip
     mixed = Table(table.features, runs, table.rows, ~np.array(labels))
-    methods = methods_for(runs, mixed, 0, ["random", "spending"])
+    methods = methods_for(runs, mixed, 0, ["random", "spending", "full_unweighted"])
     found = told(runs, campaign(runs, methods, 1))
     return {
         name: {"drop": m["utility_drop"], "waste_saved": m["steps"]["waste_saved"]}
