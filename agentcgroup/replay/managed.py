@@ -27,7 +27,7 @@ from ..types.intents import Intent
 from ..types.outcomes import Outcome, Reason
 from .options import ReplayOptions
 from .places import CallEnd
-from .process import start_in
+from .process import start_in, tell_start
 
 __all__ = ["ManagedHost", "ManagedPlace"]
 
@@ -169,16 +169,20 @@ class ManagedPlace:
         with self._cgroup.child("agent") as room:
             return start_in(room.move, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def call(self, argv: Sequence[str], intent: Intent) -> CallEnd:
+    def call(self, argv: Sequence[str], intent: Intent, due_ns: int) -> CallEnd:
         call = self._client.tool_call(intent, session=self._session)
         try:
             with call:
-                process = call.popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
-                process.wait()
+                with call.popen(
+                    argv, stdin=subprocess.PIPE, bufsize=0, start_new_session=True
+                ) as process:
+                    tell_start(process, due_ns, call.info.waited_ms if call.info else 0.0)
+                ended_ns = time.monotonic_ns()
         except RefusedError as refusal:
-            return _end(refusal.outcome, ())
+            return _end(time.monotonic_ns(), refusal.outcome, ())
         outcome = call.outcome
         return _end(
+            ended_ns,
             outcome,
             tuple(call.info.layers) if call.info else (),
             policy_kill=outcome is not None and self._is_policys(outcome),
@@ -194,10 +198,13 @@ class ManagedPlace:
         return self._kernel_kills == before
 
 
-def _end(outcome: Outcome | None, layers: tuple[str, ...], *, policy_kill: bool = False) -> CallEnd:
+def _end(
+    ended_ns: int, outcome: Outcome | None, layers: tuple[str, ...], *, policy_kill: bool = False
+) -> CallEnd:
     if outcome is None:
-        return CallEnd(None, None, None, False, layers)
+        return CallEnd(ended_ns, None, None, None, False, layers)
     return CallEnd(
+        ended_ns,
         waited_ms=outcome.waited_ms,
         throttled_ms=outcome.throttled_ms,
         frozen_ms=outcome.frozen_ms,

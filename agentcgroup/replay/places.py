@@ -11,14 +11,17 @@ from typing import Protocol
 
 from ..cgroupfs.api import CgroupLike
 from ..types.intents import Intent
-from .process import start_in
+from .process import start_in, tell_start
 
 __all__ = ["CallEnd", "Place", "PlainPlace", "Shares"]
 
 
 @dataclass(frozen=True, slots=True)
 class CallEnd:
-    """None: not known. `policy_kill`: the daemon ended it, not the kernel's OOM killer."""
+    """None: not known. `ended_ns`: when its process was gone, on CLOCK_MONOTONIC.
+    `policy_kill`: the daemon ended it, not the kernel's OOM killer."""
+
+    ended_ns: int
 
     waited_ms: float | None = 0.0
     throttled_ms: float | None = 0.0
@@ -43,8 +46,8 @@ class Place(Protocol):
         """Start the process that stands for the agent, with pipes."""
         ...
 
-    def call(self, argv: Sequence[str], intent: Intent) -> CallEnd:
-        """Run one process to its end, as one tool call."""
+    def call(self, argv: Sequence[str], intent: Intent, due_ns: int) -> CallEnd:
+        """Run one process to its end, as one tool call that is due at a time."""
         ...
 
 
@@ -108,6 +111,7 @@ class PlainPlace:
     def agent(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         return start_in(self._cgroup.move, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def call(self, argv: Sequence[str], intent: Intent) -> CallEnd:
-        start_in(self._cgroup.move, argv, stdin=subprocess.DEVNULL).wait()
-        return CallEnd()
+    def call(self, argv: Sequence[str], intent: Intent, due_ns: int) -> CallEnd:
+        with start_in(self._cgroup.move, argv, stdin=subprocess.PIPE, bufsize=0) as process:
+            tell_start(process, due_ns)
+        return CallEnd(self._now_ns())

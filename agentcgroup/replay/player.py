@@ -18,7 +18,7 @@ from ..trace.jobs import CallJob, SessionJob
 from ..trace.model import Sample
 from ..trace.results import SessionResult, survived
 from .places import CallEnd, Place
-from .process import WorkerFiles, WorkerReport
+from .process import WorkerFiles, WorkerReport, tell_start
 
 __all__ = ["SessionPlayer"]
 
@@ -35,9 +35,10 @@ class _Running:
 class _Agent:
     """The process that holds the baseline; it is told each level and acknowledges it."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], start_ns: int) -> None:
         self._process = process
         self.alive = True
+        tell_start(process, start_ns)
         self.acknowledge()
 
     def acknowledge(self) -> None:
@@ -124,10 +125,8 @@ class SessionPlayer(threading.Thread):
 
     def _play_calls(self, levels: tuple[Sample, ...]) -> WorkerReport:
         files = WorkerFiles(self._folder, f"{self.job.name}.agent")
-        argv = files.prepare(
-            None, speed=self._speed, base_bytes=self.job.base_bytes, start_ns=self._start_ns
-        )
-        agent = _Agent(self.place.agent(argv))
+        argv = files.prepare(None, speed=self._speed, base_bytes=self.job.base_bytes, exact=True)
+        agent = _Agent(self.place.agent(argv), self._start_ns)
         running: list[_Running] = []
         try:
             events: list[tuple[float, int, int]] = [
@@ -159,8 +158,9 @@ class SessionPlayer(threading.Thread):
                 continue
             call.thread.join()
             self._ended.append(call)
-            late_ns = time.monotonic_ns() - self._due_ns(call.job.end_s)
-            self._shift_ns += max(0, late_ns)
+            # What ending a call takes besides lies between calls in the recording, too.
+            for end in call.ends:
+                self._shift_ns += max(0, end.ended_ns - self._due_ns(call.job.end_s))
         return left
 
     def _due_ns(self, at_s: float) -> int:
@@ -175,15 +175,16 @@ class SessionPlayer(threading.Thread):
 
     def _begin(self, job: CallJob, index: int) -> _Running:
         files = WorkerFiles(self._folder, f"{self.job.name}.{index}")
-        start_ns = self._due_ns(job.begin_s)
+        due_ns = self._due_ns(job.begin_s)
         argv = files.prepare(
-            job.samples, speed=self._speed, base_bytes=job.base_bytes, start_ns=start_ns
-        )
+            job.samples, speed=self._speed, base_bytes=job.base_bytes,
+            exact=self.job.agent is not None,
+        )  # fmt: skip
         running = _Running(job, files, threading.Thread(daemon=True))
 
         def work() -> None:
             try:
-                end = self.place.call(argv, job.intent)
+                end = self.place.call(argv, job.intent, due_ns)
                 if end.policy_kill:
                     self.result.kill_times_s.append(self._since_start_s(time.monotonic_ns()))
                 running.ends.append(end)

@@ -8,8 +8,10 @@ then what its trace held, and hundreds of short calls start without an interpret
 from __future__ import annotations
 
 import array
+import contextlib
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +22,12 @@ from ..errors import NotSupportedError
 from ..programs import find_program
 from ..trace.model import Sample
 
-__all__ = ["WorkerFiles", "WorkerReport", "start_in"]
+__all__ = ["WorkerFiles", "WorkerReport", "start_in", "tell_start"]
 
 # struct result of sandboxes/shim/replay.c; behind it the ns that each growth took.
 _RESULT = struct.Struct("=QQQQQQ")
 _PROGRAM = "agentcgroup-replay"
+_START_UP_NS = 500_000_000
 
 
 @dataclass(slots=True)
@@ -46,12 +49,17 @@ class WorkerFiles:
         self._result = folder / f"{name}.result"
 
     def prepare(
-        self, samples: Sequence[Sample] | None, *, speed: float, base_bytes: int, start_ns: int
+        self, samples: Sequence[Sample] | None, *, speed: float, base_bytes: int, exact: bool
     ) -> list[str]:
-        """Write what it plays; the command for it. Without samples, levels come on its stdin."""
+        """Write what it plays; the command for it, which waits on its stdin for `tell_start`.
+        Without samples, its levels come there, too.
+
+        `exact`: it shrinks to each level, else by whole chunks as AgentCgroup's own replay does.
+        """
         # Made here, the files' pages are nothing that the replayed session holds.
         self._result.write_bytes(bytes(_RESULT.size))
-        command = [_program(), str(start_ns), str(base_bytes), str(self._result)]
+        shrinks = "exact" if exact else "whole"
+        command = [_program(), shrinks, str(base_bytes), str(self._result)]
         if samples is None:
             return command
         lines = (f"{int(at_s / speed * 1e9)} {size_bytes}\n" for at_s, size_bytes in samples)
@@ -71,6 +79,19 @@ class WorkerFiles:
             latencies_ms=[ns / 1e6 for ns in took_ns[:growths]],
             end_ns=end_ns,
         )
+
+
+def tell_start(process: subprocess.Popen[bytes], due_ns: int, waited_ms: float = 0.0) -> None:
+    """The time from which its levels count: when it was due, and what it had to wait besides.
+
+    How long a process took to start is no part of that, within bounds: the recorded call's own
+    start lies between its begin and its first sample, too, and an emulated CPU starts slowly.
+    """
+    start_ns = max(due_ns + int(waited_ms * 1e6), time.monotonic_ns() - _START_UP_NS)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it was killed
+        process.stdin.write(b"%d\n" % start_ns)
+        process.stdin.flush()
 
 
 def _program() -> str:

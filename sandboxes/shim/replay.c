@@ -3,19 +3,21 @@
  * agentcgroup-replay: one replayed process; holds, at every moment, the memory its part of
  * a trace held.
  *
- *   agentcgroup-replay START_NS BASE_BYTES RESULT LEVELS    each level at its own time
- *   agentcgroup-replay START_NS BASE_BYTES RESULT           levels as they come on stdin
+ *   agentcgroup-replay whole|exact BASE_BYTES RESULT LEVELS    each level at its own time
+ *   agentcgroup-replay whole|exact BASE_BYTES RESULT           levels as they come on stdin
  *
- * START_NS is on CLOCK_MONOTONIC. LEVELS has lines "NS BYTES", NS counted from the moment
- * the base memory was there; stdin has lines "BYTES", and each is answered by an empty line
- * once it is reached, after one for the base memory. RESULT is there already; it gets six
- * numbers of 64 bits (struct result) after each level, and behind them the ns that each
- * growth took, so that who is killed leaves what it came to. `end_ns` is 0 until the end.
+ * The first line on stdin is "START_NS", on CLOCK_MONOTONIC; nothing is held before. LEVELS has
+ * lines "NS BYTES", NS counted from START_NS and the time that the base memory took; stdin then
+ * has lines "BYTES", and each is answered by an empty line once it is reached, after one for the
+ * base memory. RESULT is there already; it gets six numbers of 64 bits (struct result) after
+ * each level, and behind them the ns that each growth took, so that who is killed leaves what
+ * it came to. `end_ns` is 0 until the end.
  *
  * Grows in chunks of at most 64 MiB, each a private mapping of which every page is written
- * to; a growth to a level is timed as one. Shrinks by giving up whole chunks, last first,
- * until it holds no more than the level, so it may end up below it. Base memory is extra and
- * never counted. All else it needs is static: some 100 KiB.
+ * to; a growth to a level is timed as one. `exact` shrinks to the level; `whole`, as AgentCgroup's
+ * own replay, by giving up whole chunks, last first, until it holds no more than the level, so
+ * it may end up below it. Base memory is extra and never counted. All else it needs is static:
+ * some 100 KiB.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -61,6 +63,7 @@ struct input {
 
 static struct result result;
 static int result_fd;
+static bool exact;
 
 static uint64_t now_ns(void)
 {
@@ -100,13 +103,24 @@ static bool grow(struct memory *memory, uint64_t size_bytes)
 	return true;
 }
 
-static void shrink(struct memory *memory)
+/* Gives up the last chunk, or of it what is too much. */
+static void shrink(struct memory *memory, uint64_t level_bytes)
 {
 	struct chunk *chunk = memory->last;
+	uint64_t excess = memory->held_bytes - level_bytes, kept, pages;
 
-	memory->last = chunk->before;
-	memory->held_bytes -= chunk->size_bytes;
-	munmap(chunk, chunk->size_bytes);
+	if (!exact || excess >= chunk->size_bytes) {
+		memory->last = chunk->before;
+		memory->held_bytes -= chunk->size_bytes;
+		munmap(chunk, chunk->size_bytes);
+		return;
+	}
+	kept = chunk->size_bytes - excess;
+	pages = (kept + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+	if (pages < chunk->size_bytes)
+		munmap((char *)chunk + pages, chunk->size_bytes - pages);
+	chunk->size_bytes = kept;
+	memory->held_bytes = level_bytes;
 }
 
 static bool reach(struct memory *memory, uint64_t level_bytes)
@@ -118,7 +132,7 @@ static bool reach(struct memory *memory, uint64_t level_bytes)
 			return false;
 	}
 	while (memory->held_bytes > level_bytes)
-		shrink(memory);
+		shrink(memory, level_bytes);
 	return true;
 }
 
@@ -224,34 +238,40 @@ static int play_followed(struct memory *memory, struct input *input)
 	return got == 0 ? 0 : broken("stdin", "a line is not BYTES");
 }
 
-static bool whole_number(const char *string, uint64_t *number)
+static bool parse_arguments(int argc, char **argv, uint64_t *base_bytes)
 {
-	return parse_number(string, strlen(string), number) &&
-	       strspn(string, "0123456789") == strlen(string);
+	if (argc < 4 || argc > 5)
+		return false;
+	exact = !strcmp(argv[1], "exact");
+	return (exact || !strcmp(argv[1], "whole")) &&
+	       strspn(argv[2], "0123456789") == strlen(argv[2]) &&
+	       parse_number(argv[2], strlen(argv[2]), base_bytes);
 }
 
 int main(int argc, char **argv)
 {
-	static struct input input;
+	static struct input told, levels;
 	struct memory base = { 0 }, memory = { 0 };
-	uint64_t start_ns, base_bytes;
+	uint64_t start_ns, base_bytes, base_begin_ns;
 	int status;
 
 	say_prefix = "agentcgroup-replay: ";
-	if (argc < 4 || argc > 5 || !whole_number(argv[1], &start_ns) ||
-	    !whole_number(argv[2], &base_bytes)) {
-		say("usage: agentcgroup-replay START_NS BASE_BYTES RESULT [LEVELS]", NULL);
+	if (!parse_arguments(argc, argv, &base_bytes)) {
+		say("usage: agentcgroup-replay whole|exact BASE_BYTES RESULT [LEVELS]", NULL);
 		return EXIT_USAGE;
 	}
 	if ((result_fd = open(argv[3], O_WRONLY | O_CLOEXEC)) < 0)
 		return broken(argv[3], error_text(errno));
-	if (argc == 5 && (input.fd = open(argv[4], O_RDONLY | O_CLOEXEC)) < 0)
+	if (argc == 5 && (levels.fd = open(argv[4], O_RDONLY | O_CLOEXEC)) < 0)
 		return broken(argv[4], error_text(errno));
+	if (read_line(&told, &start_ns, 1) <= 0)
+		return broken("stdin", "the first line is not START_NS");
 	sleep_until(start_ns);
+	base_begin_ns = now_ns();
 	if (!reach(&base, base_bytes))
 		return broken("cannot hold the base memory", error_text(errno));
-	result.begin_ns = now_ns();
-	status = argc == 5 ? play_timed(&memory, &input) : play_followed(&memory, &input);
+	result.begin_ns = start_ns + now_ns() - base_begin_ns;
+	status = argc == 5 ? play_timed(&memory, &levels) : play_followed(&memory, &told);
 	if (status)
 		return status;
 	result.end_ns = now_ns();

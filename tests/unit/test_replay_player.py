@@ -15,7 +15,7 @@ import pytest
 from agentcgroup.replay.options import DeclaredIntent, Granularity, ReplayOptions
 from agentcgroup.replay.places import CallEnd, Shares
 from agentcgroup.replay.player import SessionPlayer
-from agentcgroup.replay.process import start_in
+from agentcgroup.replay.process import start_in, tell_start
 from agentcgroup.trace.jobs import PROCESS_BYTES, make_jobs
 from agentcgroup.trace.model import CallSpan, SessionTrace, split_calls
 from agentcgroup.types.intents import Intent, Priority
@@ -107,15 +107,16 @@ class FakePlace:
             process.kill()
         return process
 
-    def call(self, argv: Sequence[str], intent: Intent) -> CallEnd:
+    def call(self, argv: Sequence[str], intent: Intent, due_ns: int) -> CallEnd:
         name = Path(argv[-1]).stem
         self.called.append(name)
         time.sleep(self.delay_s)
-        process = start_in(lambda pid: None, argv, stdin=subprocess.DEVNULL)
-        if name in self.doomed:
-            process.kill()
-        process.wait()
-        return CallEnd(waited_ms=1.0, layers=("files",))
+        start = start_in(lambda pid: None, argv, stdin=subprocess.PIPE, bufsize=0)
+        with start as process:
+            if name in self.doomed:
+                process.kill()
+            tell_start(process, due_ns, self.delay_s * 1e3)
+        return CallEnd(time.monotonic_ns(), waited_ms=1.0, layers=("files",))
 
 
 def _play(tmp_path: Path, place: FakePlace, granularity: Granularity) -> SessionPlayer:
