@@ -28,9 +28,7 @@ __all__ = [
     "result_of",
 ]
 
-# Long enough for a daemon on a host where everybody wants the CPU; one that is stopped holds up a
-# call no longer than this.
-GREETING_TIMEOUT_S = 10.0
+GREETING_TIMEOUT_S = 2.0
 RECEIVE_BYTES = 1 << 16
 
 
