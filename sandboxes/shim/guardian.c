@@ -47,8 +47,6 @@ static int wrong_usage(const char *argument, const char *problem)
 
 static bool set_option(const char *name, const char *value)
 {
-	size_t size = strlen(value);
-
 	if (!strcmp(name, "--root"))
 		options.root = value;
 	else if (!strcmp(name, "--heartbeat"))
@@ -58,11 +56,10 @@ static bool set_option(const char *name, const char *value)
 	else if (!strcmp(name, "--timeout"))
 		return parse_seconds(value, &options.timeout_ms) && options.timeout_ms > 0;
 	else if (!strcmp(name, "--budget-bytes"))
-		return parse_number(value, size, &options.budget_bytes) &&
-		       strchr("0123456789", value[size - 1]);
+		return parse_whole_number(value, &options.budget_bytes);
 	else
 		return false;
-	return size > 0;
+	return *value;
 }
 
 static int parse(int argc, char **argv)

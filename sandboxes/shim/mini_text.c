@@ -94,12 +94,3 @@ char *strrchr(const char *text, int byte)
 			return (char *)found;
 	}
 }
-
-size_t strspn(const char *text, const char *wanted)
-{
-	size_t n = 0;
-
-	while (text[n] && strchr(wanted, text[n]))
-		n++;
-	return n;
-}

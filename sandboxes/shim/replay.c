@@ -9,7 +9,7 @@
  * The first line on stdin is "START_NS", on CLOCK_MONOTONIC; nothing is held before. LEVELS has
  * lines "NS BYTES", NS counted from START_NS and the time that the base memory took; stdin then
  * has lines "BYTES", and each is answered by an empty line once it is reached, after one for the
- * base memory. RESULT is there already; it gets six numbers of 64 bits (struct result) after
+ * base memory. RESULT is there already; it gets four numbers of 64 bits (struct result) after
  * each level, and behind them the ns that each growth took, so that who is killed leaves what
  * it came to. `end_ns` is 0 until the end.
  *
@@ -50,8 +50,6 @@ struct result {
 	uint64_t levels_done;
 	uint64_t held_bytes;
 	uint64_t peak_bytes;
-	uint64_t growths;
-	uint64_t begin_ns;
 	uint64_t end_ns;
 };
 
@@ -63,6 +61,7 @@ struct input {
 
 static struct result result;
 static int result_fd;
+static uint64_t growths;
 static bool exact;
 
 static uint64_t now_ns(void)
@@ -153,7 +152,7 @@ static bool play(struct memory *memory, uint64_t level_bytes)
 	}
 	took_ns = now_ns() - begin_ns;
 	if (grows && !write_result(&took_ns, sizeof(took_ns),
-				   sizeof(result) + result.growths++ * sizeof(took_ns)))
+				   sizeof(result) + growths++ * sizeof(took_ns)))
 		goto unwritten;
 	result.levels_done++;
 	result.held_bytes = memory->held_bytes;
@@ -212,13 +211,13 @@ static bool acknowledge(void)
 	return write(STDOUT_FILENO, "\n", 1) == 1;
 }
 
-static int play_timed(struct memory *memory, struct input *input)
+static int play_timed(struct memory *memory, struct input *input, uint64_t begin_ns)
 {
 	uint64_t line[2];
 	int got;
 
 	while ((got = read_line(input, line, 2)) > 0) {
-		sleep_until(result.begin_ns + line[0]);
+		sleep_until(begin_ns + line[0]);
 		if (!play(memory, line[1]))
 			return EXIT_BROKEN;
 	}
@@ -244,8 +243,7 @@ static bool parse_arguments(int argc, char **argv, uint64_t *base_bytes)
 		return false;
 	exact = !strcmp(argv[1], "exact");
 	return (exact || !strcmp(argv[1], "whole")) &&
-	       strspn(argv[2], "0123456789") == strlen(argv[2]) &&
-	       parse_number(argv[2], strlen(argv[2]), base_bytes);
+	       parse_whole_number(argv[2], base_bytes);
 }
 
 int main(int argc, char **argv)
@@ -270,8 +268,8 @@ int main(int argc, char **argv)
 	base_begin_ns = now_ns();
 	if (!reach(&base, base_bytes))
 		return broken("cannot hold the base memory", error_text(errno));
-	result.begin_ns = start_ns + now_ns() - base_begin_ns;
-	status = argc == 5 ? play_timed(&memory, &levels) : play_followed(&memory, &told);
+	start_ns += now_ns() - base_begin_ns;
+	status = argc == 5 ? play_timed(&memory, &levels, start_ns) : play_followed(&memory, &told);
 	if (status)
 		return status;
 	result.end_ns = now_ns();

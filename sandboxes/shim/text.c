@@ -60,6 +60,16 @@ bool parse_number(const char *data, size_t size, uint64_t *number)
 	return i > 0;
 }
 
+bool parse_whole_number(const char *string, uint64_t *number)
+{
+	size_t size = 0;
+
+	for (; string[size]; size++)
+		if (string[size] < '0' || string[size] > '9')
+			return false;
+	return parse_number(string, size, number);
+}
+
 bool parse_seconds(const char *string, int64_t *milliseconds)
 {
 	int64_t value = 0, scale = 1000;

@@ -27,6 +27,9 @@ const char *text_string(struct text *text);
 /* Reads a whole decimal number at the beginning; false if there is none or it is too big. */
 bool parse_number(const char *data, size_t size, uint64_t *number);
 
+/* The same for a string that holds nothing else. */
+bool parse_whole_number(const char *string, uint64_t *number);
+
 /* "2" or "0.25" as milliseconds; false for anything else. */
 bool parse_seconds(const char *string, int64_t *milliseconds);
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 SHIM = Path(__file__).parents[2] / "sandboxes" / "shim"
+BUILDS = ("static", "sanitizers")
 WAIT_S = 10.0
+
+
+def built(name: str, build: str) -> Path:
+    """One of the C programs, in one of BUILDS."""
+    subprocess.run(["make", "-s", "-C", SHIM, "all", "check"], check=True)
+    return SHIM / ".output" / ("." if build == "static" else "check") / name
 
 
 def outcome(reason: str = "completed", message: str = "", **more: Any) -> dict[str, Any]:

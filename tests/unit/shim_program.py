@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shim_fake import BEGUN, ENDED, SHIM, WAIT_S, FakeDaemon
+from shim_fake import BEGUN, BUILDS, ENDED, WAIT_S, FakeDaemon, built
 
 
-@pytest.fixture(scope="session", params=["static", "sanitizers"])
+@pytest.fixture(scope="session", params=BUILDS)
 def program(request: pytest.FixtureRequest) -> Path:
-    subprocess.run(["make", "-s", "-C", SHIM, "all", "check"], check=True)
-    below = "." if request.param == "static" else "check"
-    return SHIM / ".output" / below / "agentcgroup-run"
+    return built("agentcgroup-run", request.param)
 
 
 @pytest.fixture

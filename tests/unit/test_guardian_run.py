@@ -14,19 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from shim_fake import BUILDS, built
 
-SHIM = Path(__file__).parents[2] / "sandboxes" / "shim"
 MIB = 1 << 20
 WAIT_S = 10.0
 ADOPTED = "trusted.agentcgroup.adopted."
 EPOCH, SESSION = "trusted.agentcgroup.epoch", "trusted.agentcgroup.session"
 
 
-@pytest.fixture(scope="session", params=["static", "sanitizers"])
+@pytest.fixture(scope="session", params=BUILDS)
 def program(request: pytest.FixtureRequest) -> Path:
-    subprocess.run(["make", "-s", "-C", SHIM, "all", "check"], check=True)
-    below = "." if request.param == "static" else "check"
-    return SHIM / ".output" / below / "agentcgroup-guardian"
+    return built("agentcgroup-guardian", request.param)
 
 
 def _write(directory: Path, **files: object) -> Path:
@@ -349,7 +347,8 @@ def test_each_silence_counts_one_epoch(guard, root, trusted_xattrs):
      ["--root", "/", "--heartbeat", "/dev/null"], ["--root", "/", "--heartbeat", "/no/such/fifo"],
      ["--root", "/", "--heartbeat", "/x", "--timeout", "soon"],
      ["--root", "/", "--heartbeat", "/x", "--timeout", "0"],
-     ["--root", "/", "--heartbeat", "/x", "--budget-bytes", "1G"]],
+     ["--root", "/", "--heartbeat", "/x", "--budget-bytes", "1G"],
+     ["--root", "/", "--heartbeat", "/x", "--budget-bytes", "1x2"]],
 )  # fmt: skip
 def test_wrong_usage_is_2(program, options):
     done = subprocess.run(

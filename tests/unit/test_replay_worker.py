@@ -10,21 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from shim_fake import BUILDS, built
 
 from agentcgroup.errors import NotSupportedError
 from agentcgroup.replay import process
 from agentcgroup.replay.process import WorkerFiles, WorkerReport, tell_start
 
-SHIM = Path(__file__).parents[2] / "sandboxes" / "shim"
 MIB = 1 << 20
 CHUNK = 64 * MIB
 
 
-@pytest.fixture(scope="module", params=["static", "sanitizers"])
+@pytest.fixture(scope="module", params=BUILDS)
 def program(request: pytest.FixtureRequest) -> Path:
-    subprocess.run(["make", "-s", "-C", SHIM, "all", "check"], check=True)
-    below = "." if request.param == "static" else "check"
-    return SHIM / ".output" / below / "agentcgroup-replay"
+    return built("agentcgroup-replay", request.param)
 
 
 @pytest.fixture
@@ -117,18 +115,23 @@ def test_samples_come_at_their_time_divided_by_speed(files: WorkerFiles) -> None
     assert report.end_ns >= due_ns + 50_000_000
 
 
-@pytest.mark.parametrize(("late_ms", "waited_ms"), [(200, 0.0), (5000, 4900.0), (60_000, 0.0)])
-def test_a_slow_start_is_made_up_for_and_waiting_is_not(
-    files: WorkerFiles, late_ms: int, waited_ms: float
+@pytest.mark.parametrize(
+    ("late_ms", "waited_ms", "start_ms"),
+    [
+        (0, 0.0, 1000),
+        (200, 0.0, 800),  # a slow start is made up for
+        (5000, 4900.0, 900),  # waiting is not
+        (60_000, 0.0, 500),  # and no more than half a second
+        (-300, 0.0, 1300),
+    ],
+)
+def test_levels_count_from_when_it_was_due_and_had_waited(
+    monkeypatch: pytest.MonkeyPatch, late_ms: int, waited_ms: float, start_ms: int
 ) -> None:
-    told_ns = time.monotonic_ns()
-    samples = [(0.0, MIB), (1.0, 0)]
-    play(files.prepare(samples, speed=1, base_bytes=0, exact=True), told_ns - late_ms * 1_000_000,
-         waited_ms)  # fmt: skip
-    end_ns = files.collect().end_ns
-    assert end_ns is not None
-    made_up_ms = min(500, late_ms - waited_ms)
-    assert end_ns >= told_ns + (1000 - made_up_ms) * 1e6
+    monkeypatch.setattr(process.time, "monotonic_ns", lambda: 1_000_000_000)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as echo:
+        tell_start(echo, 1_000_000_000 - late_ms * 1_000_000, waited_ms)
+        assert echo.communicate()[0] == b"%d\n" % (start_ms * 1_000_000)
 
 
 def test_what_it_holds_is_memory(files: WorkerFiles, tmp_path: Path) -> None:
